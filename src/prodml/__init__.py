@@ -1,0 +1,1 @@
+"""prodml: typed, embeddable patterns for machine learning in production."""

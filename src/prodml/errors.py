@@ -1,0 +1,240 @@
+"""Every error of the house.
+
+::
+
+    ProdmlError
+     +-- Rejected                       on purpose, the model was not called
+     |    +-- CircuitOpen               the breaker is open            .retry_after
+     |    +-- BulkheadFull              too many calls in flight
+     |    +-- RateLimited               too many calls per second      .retry_after
+     |    +-- DeadlineExceeded          no time left (TimeoutError)    .seconds
+     |    +-- InvalidFeatures           the caller's fault (ValueError) .violations
+     +-- AllFallbacksFailed             every rung failed (ExceptionGroup)
+     +-- RejectedAnswer                 the model answered nonsense (ValueError)
+     +-- UnknownVersion                 no such model version (LookupError)
+     +-- StaleFeatures                  features older than allowed    .age
+     +-- CorruptRecord                  stored bytes are not what was written
+     +-- StoreUnavailable               a store or server does not answer (ConnectionError)
+     +-- Conflict                       somebody else changed it first
+     +-- LeaseLost                      the fencing token is no longer the newest
+     +-- BadConfiguration               while building or retuning, never while serving (ValueError)
+     +-- ContractBroken                 raised by prodml.testing (AssertionError)
+
+Whose fault it is shows in the branch.  All constructor arguments go up to
+``BaseException.args``, so every error pickles; ``__str__`` makes the sentence.
+Exceptions of the user's own code pass through untouched.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+__all__ = [
+    "AllFallbacksFailed",
+    "BadConfiguration",
+    "BulkheadFull",
+    "CircuitOpen",
+    "Conflict",
+    "ContractBroken",
+    "CorruptRecord",
+    "DeadlineExceeded",
+    "InvalidFeatures",
+    "LeaseLost",
+    "ProdmlError",
+    "RateLimited",
+    "Rejected",
+    "RejectedAnswer",
+    "StaleFeatures",
+    "StoreUnavailable",
+    "UnknownVersion",
+]
+
+
+class ProdmlError(Exception):
+    """Root of every error that prodml raises on its own account."""
+
+
+class Rejected(ProdmlError):
+    """A call was refused on purpose; the model was not called.
+
+    Policies never retry a rejection and never count it as the model's failure.
+    """
+
+
+class CircuitOpen(Rejected):
+    """The circuit breaker ``name`` is open.
+
+    Parameters
+    ----------
+    name
+        The breaker.
+    retry_after
+        Seconds until the breaker admits a trial call, >= 0.
+    """
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(name, retry_after)
+        self.name: str = name
+        self.retry_after: float = retry_after
+
+    def __str__(self) -> str:
+        return f"circuit {self.name!r} is open; next trial call in {self.retry_after:.3g} s"
+
+
+class BulkheadFull(Rejected):
+    """Bulkhead ``name`` has all its ``limit`` places taken."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(name, limit)
+        self.name: str = name
+        self.limit: int = limit
+
+    def __str__(self) -> str:
+        return f"bulkhead {self.name!r} is full: {self.limit} calls in flight"
+
+
+class RateLimited(Rejected):
+    """Rate limiter ``name`` has no permit left for ``retry_after`` seconds."""
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(name, retry_after)
+        self.name: str = name
+        self.retry_after: float = retry_after
+
+    def __str__(self) -> str:
+        return f"rate limit {self.name!r} reached; next permit in {self.retry_after:.3g} s"
+
+
+class DeadlineExceeded(Rejected, TimeoutError):
+    """``what`` did not finish, or could not begin, within ``seconds``."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(what, seconds)
+        self.what: str = what
+        self.seconds: float = seconds
+
+    def __str__(self) -> str:
+        return f"{self.what} exceeded its {self.seconds:.3g} s"
+
+
+class InvalidFeatures(Rejected, ValueError):
+    """The caller's features break the schema; ``violations`` lists every breach."""
+
+    def __init__(self, violations: Sequence[object]) -> None:
+        super().__init__(violations)
+        self.violations: tuple[object, ...] = tuple(violations)
+
+    def __str__(self) -> str:
+        return "; ".join(str(violation) for violation in self.violations) or "invalid features"
+
+
+class AllFallbacksFailed(ProdmlError, ExceptionGroup[Exception]):
+    """Every rung of a fallback chain failed; ``exceptions`` holds each cause in order.
+
+    Caught by ``except ProdmlError`` and split by ``except*``.
+
+    Examples
+    --------
+    >>> error = AllFallbacksFailed("ladder", [ValueError("a"), KeyError("b")])
+    >>> [type(cause).__name__ for cause in error.exceptions]
+    ['ValueError', 'KeyError']
+    """
+
+    def derive(self, excs: Sequence[Exception], /) -> Self:  # type: ignore[override]
+        """Build the part that ``except*`` hands on, of the same type."""
+        return type(self)(self.message, excs)
+
+
+class RejectedAnswer(ProdmlError, ValueError):
+    """The model answered, but the answer failed its check (NaN, range, shape)."""
+
+    def __init__(self, reason: str, value: Any = None) -> None:
+        super().__init__(reason, value)
+        self.reason: str = reason
+        self.value: Any = value
+
+    def __str__(self) -> str:
+        return f"answer rejected: {self.reason}"
+
+
+class UnknownVersion(ProdmlError, LookupError):
+    """``version`` of ``name`` does not exist; ``known`` lists those that do."""
+
+    def __init__(self, name: str, version: str, known: Sequence[str] = ()) -> None:
+        super().__init__(name, version, known)
+        self.name: str = name
+        self.version: str = version
+        self.known: tuple[str, ...] = tuple(known)
+
+    def __str__(self) -> str:
+        known = ", ".join(self.known) or "none"
+        return f"{self.name} has no version {self.version!r}; known: {known}"
+
+
+class StaleFeatures(ProdmlError):
+    """Feature ``name`` is ``age`` seconds old; at most ``limit`` is allowed."""
+
+    def __init__(self, name: str, age: float, limit: float) -> None:
+        super().__init__(name, age, limit)
+        self.name: str = name
+        self.age: float = age
+        self.limit: float = limit
+
+    def __str__(self) -> str:
+        return f"feature {self.name!r} is {self.age:.3g} s old; at most {self.limit:.3g} s allowed"
+
+
+class CorruptRecord(ProdmlError):
+    """Stored bytes at ``where`` are not what was written: ``reason``."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where: str = where
+        self.reason: str = reason
+
+    def __str__(self) -> str:
+        return f"corrupt record at {self.where}: {self.reason}"
+
+
+class StoreUnavailable(ProdmlError, ConnectionError):
+    """The store at ``where`` does not answer: ``reason``."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where: str = where
+        self.reason: str = reason
+
+    def __str__(self) -> str:
+        return f"store {self.where} is unavailable: {self.reason}"
+
+
+class Conflict(ProdmlError):
+    """``key`` was changed by somebody else: expected revision ``expected``, found ``found``."""
+
+    def __init__(self, key: str, expected: object, found: object) -> None:
+        super().__init__(key, expected, found)
+        self.key: str = key
+        self.expected: object = expected
+        self.found: object = found
+
+    def __str__(self) -> str:
+        return f"{self.key!r} changed: expected {self.expected!r}, found {self.found!r}"
+
+
+class LeaseLost(ProdmlError):
+    """Lease ``name`` is no longer held under fencing token ``token``."""
+
+    def __init__(self, name: str, token: int) -> None:
+        super().__init__(name, token)
+        self.name: str = name
+        self.token: int = token
+
+    def __str__(self) -> str:
+        return f"lease {self.name!r} with token {self.token} was lost"
+
+
+class BadConfiguration(ProdmlError, ValueError):
+    """A setting makes no sense.  Raised while building or retuning, never while serving."""
+
+
+class ContractBroken(ProdmlError, AssertionError):
+    """A component breaks the contract of its shape; raised by ``prodml.testing`` only."""

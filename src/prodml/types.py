@@ -1,0 +1,140 @@
+"""The words that rooms share: features, predictions, models, protocols."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+__all__ = [
+    "MISS",
+    "BatchModel",
+    "Closable",
+    "FeatureSource",
+    "Features",
+    "Miss",
+    "Model",
+    "ModelRef",
+    "Prediction",
+    "RowCheck",
+]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+Features: TypeAlias = Mapping[str, Any]
+"""One row: feature name to value."""
+
+
+class Miss(Enum):
+    """The type of :data:`MISS`, so that type checkers can narrow it away."""
+
+    MISS = "MISS"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+MISS: Final = Miss.MISS
+"""Nothing is there.  ``None`` is a value, so absence needs a word of its own."""
+
+
+@dataclass(slots=True)
+class Prediction(Generic[T]):
+    """One answer and where it came from.
+
+    Parameters
+    ----------
+    value
+        What the model, the cache or a rung answered.
+    request_id
+        The caller's id, or one made for the call; joins the late label to the prediction.
+    version
+        Model version that computed ``value``; empty when no model did.
+    source
+        ``"model"``, ``"cache"`` or the name of the rung that answered.
+    degraded
+        True when a feature was defaulted or a rung below the first answered.
+    cached
+        True when no model ran for this request.
+    latency_ms
+        Milliseconds from the call to the answer.
+    errors
+        What went wrong on the way: one error a failed stage or rung, in order.
+
+    Examples
+    --------
+    >>> Prediction(0.7, "r1", "v2").source
+    'model'
+    """
+
+    value: T
+    request_id: str
+    version: str = ""
+    source: str = "model"
+    degraded: bool = False
+    cached: bool = False
+    latency_ms: float = 0.0
+    errors: tuple[BaseException, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """A registered model version.
+
+    Examples
+    --------
+    >>> str(ModelRef(name="churn", version="3", digest="ab12"))
+    'churn@3'
+    """
+
+    name: str
+    version: str
+    digest: str
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    created: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Anything with ``predict``: one row in, one answer out, or a batch for a batch."""
+
+    def predict(self, features: Any, /) -> Any:
+        """Answer for ``features``."""
+        ...
+
+
+@runtime_checkable
+class BatchModel(Protocol):
+    """A model that answers many rows in one call."""
+
+    def predict_batch(self, rows: Sequence[Features], /) -> Sequence[Any]:
+        """One answer a row, in order."""
+        ...
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """Something that holds a resource."""
+
+    def close(self) -> None:
+        """Give the resource back; a second call does nothing."""
+        ...
+
+
+class RowCheck(Protocol):
+    """What a serving path asks of a schema."""
+
+    def validate(self, row: Features, /) -> Features:
+        """Return the accepted row, or raise :class:`~prodml.errors.InvalidFeatures`."""
+        ...
+
+
+class FeatureSource(Protocol[T_co]):
+    """What a feature service asks of a backend: features by entity."""
+
+    def fetch(self, entity: Mapping[str, Any], names: Sequence[str], /) -> Mapping[str, T_co]:
+        """Features by name; leave out what is not known."""
+        ...
