@@ -1,0 +1,55 @@
+"""How much time the current request has left, carried by a context variable.
+
+``contextvars`` follow the request through threads of our own workers and through tasks,
+so a layer far below can ask :func:`remaining` without being told.
+"""
+
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from prodml.clock import Clock
+
+__all__ = ["Limit", "expired", "narrow", "remaining", "restore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The request ends at ``at`` seconds of ``clock.monotonic()``; it was given ``seconds``."""
+
+    at: float
+    clock: Clock
+    seconds: float
+
+
+Reset: TypeAlias = Token[Limit | None]
+
+_CURRENT: ContextVar[Limit | None] = ContextVar("prodml_deadline", default=None)
+
+
+def remaining() -> float | None:
+    """Seconds left (negative when overdue), or None when no deadline is set."""
+    limit = _CURRENT.get()
+    return None if limit is None else limit.at - limit.clock.monotonic()
+
+
+def expired() -> Limit | None:
+    """Return the deadline that has passed, or None."""
+    limit = _CURRENT.get()
+    if limit is None or limit.clock.monotonic() < limit.at:
+        return None
+    return limit
+
+
+def narrow(seconds: float, clock: Clock) -> Reset:
+    """Set a deadline ``seconds`` from now; an earlier one that is set stays in force."""
+    current = _CURRENT.get()
+    at = clock.monotonic() + seconds
+    if current is not None and current.at - current.clock.monotonic() <= seconds:
+        return _CURRENT.set(current)
+    return _CURRENT.set(Limit(at, clock, seconds))
+
+
+def restore(reset: Reset) -> None:
+    """Undo :func:`narrow`."""
+    _CURRENT.reset(reset)
