@@ -40,9 +40,9 @@ def retune(component: Any, **changes: Any) -> SettingsChanged:
     """Change settings of a running component, all or none, and state the fact.
 
     The new settings are validated on a copy first and set under the component's ``_lock``,
-    if it has one; ``_retuned()``, if it has that, then renews what it derived.  A field with ``metadata={"fixed":
-    reason}`` cannot be changed.  The fact goes to the component's ``events`` (or the
-    process's) and is returned.
+    if it has one; ``_retuned()``, if it has that, then renews what it derived.  A field
+    with ``metadata={"fixed": reason}`` cannot be changed.  The fact goes to the component's
+    ``events`` (or the process's) and is returned.
 
     Raises
     ------
