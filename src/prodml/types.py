@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from numbers import Real
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 __all__ = [
     "MISS",
@@ -16,6 +17,7 @@ __all__ = [
     "ModelRef",
     "Prediction",
     "RowCheck",
+    "is_missing",
 ]
 
 T = TypeVar("T")
@@ -36,6 +38,35 @@ class Miss(Enum):
 
 MISS: Final = Miss.MISS
 """Nothing is there.  ``None`` is a value, so absence needs a word of its own."""
+
+_NEVER_MISSING: frozenset[type] = frozenset({bool, bytes, dict, int, list, set, str, tuple})
+_NULLS: frozenset[str] = frozenset({"NAType", "NaTType", "Miss", "NoneType"})
+
+
+def is_missing(value: object) -> bool:
+    """Whether ``value`` stands for "not known": ``MISS``, None, NaN, NaT or pandas' NA.
+
+    Falsy values (``0``, ``""``, ``False``, an empty list) are values.  Scalars of numpy are
+    recognised without importing numpy; an array is a value, whatever it holds.
+
+    Examples
+    --------
+    >>> [is_missing(value) for value in (None, float("nan"), MISS, 0, "", False)]
+    [True, True, True, False, False, False]
+    """
+    cls = type(value)
+    if cls is float:
+        return value != value  # noqa: PLR0124 - only NaN differs from itself
+    if cls in _NEVER_MISSING:
+        return False
+    if cls.__name__ in _NULLS:
+        return True
+    # A signalling NaN of ``decimal`` and the NaT of numpy are the two that are no Real.
+    if cls.__name__ == "Decimal":
+        return bool(cast("Any", value).is_nan())
+    if isinstance(value, Real) or cls.__name__ in {"datetime64", "timedelta64"}:
+        return bool(value != value)  # noqa: PLR0124
+    return False
 
 
 @dataclass(slots=True)
