@@ -1,0 +1,87 @@
+import contextvars
+import os
+import threading
+
+import pytest
+
+from prodml._workers import Workers
+from prodml.errors import BulkheadFull, DeadlineExceeded
+
+VARIABLE = contextvars.ContextVar("variable", default="unset")
+
+
+def test_context_variables_go_with_the_call():
+    VARIABLE.set("request 7")
+    assert Workers().run(VARIABLE.get, (), {}, 5.0) == "request 7"
+
+
+def test_an_idle_thread_is_used_again():
+    workers = Workers()
+    first = workers.run(threading.get_ident, (), {}, 5.0)
+    while not workers._idle:
+        pass
+    assert workers.run(threading.get_ident, (), {}, 5.0) == first
+
+
+def test_hung_calls_never_starve_healthy_ones():
+    workers, release = Workers(max_idle=1), threading.Event()
+    for _ in range(5):
+        with pytest.raises(DeadlineExceeded, match="wait"):
+            workers.run(release.wait, (), {}, 0.0)
+    assert workers.abandoned == 5
+    assert workers.run(len, ("abc",), {}, 5.0) == 3
+    release.set()
+
+
+def test_returning_hung_calls_are_struck_off():
+    workers, release = Workers(), threading.Event()
+    job = workers.submit(release.wait, (), {})
+    assert workers.abandon(job)
+    assert not workers.abandon(job)
+    release.set()
+    job.future.result(5.0)
+    while workers.abandoned:
+        pass
+    assert not workers.abandon(job)
+
+
+def test_too_many_hung_calls_are_refused_rather_than_piled_up():
+    workers, release = Workers(max_abandoned=2), threading.Event()
+    for _ in range(2):
+        workers.abandon(workers.submit(release.wait, (), {}))
+    with pytest.raises(BulkheadFull):
+        workers.run(len, ("x",), {}, 5.0)
+    release.set()
+
+
+def test_errors_and_keyword_arguments_pass():
+    workers = Workers()
+    assert workers.run(int, ("ff",), {"base": 16}, 5.0) == 255
+    with pytest.raises(ValueError):
+        workers.run(int, ("x",), {}, 5.0)
+    with pytest.raises(TimeoutError, match="callee"):
+        workers.run(raise_timeout, (), {}, 5.0)
+
+
+def raise_timeout():
+    raise TimeoutError("of the callee")
+
+
+def test_at_most_max_idle_threads_stay():
+    workers, release = Workers(max_idle=1), threading.Event()
+    jobs = [workers.submit(release.wait, (), {}) for _ in range(4)]
+    release.set()
+    for job in jobs:
+        job.future.result(5.0)
+    assert len(workers._idle) <= 1
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_starts_with_threads_of_its_own():
+    from prodml._workers import WORKERS
+
+    WORKERS.run(len, ("x",), {}, 5.0)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if WORKERS.run(len, ("abc",), {}, 5.0) == 3 else 1)
+    assert os.waitpid(child, 0)[1] == 0
