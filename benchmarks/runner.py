@@ -1,0 +1,155 @@
+"""Interleaved timing: every round measures each candidate once, in random order.
+
+Absolute times on a shared machine mean little; the median over rounds of the *ratio to
+the baseline of the same round* means a lot.  CPU time of the thread is the default clock.
+"""
+
+import gc
+import json
+import math
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+Candidate = Callable[[], object]
+
+
+@dataclass
+class Case:
+    """One question: how much does each candidate cost against ``baseline``?
+
+    ``candidates`` maps a name to a function that does the work ``inner`` times over (or
+    once, when ``inner`` is 1).  ``limits`` gives the largest ratio that is accepted.
+    """
+
+    name: str
+    baseline: str
+    candidates: dict[str, Candidate]
+    limits: dict[str, float] = field(default_factory=dict)
+    inner: int = 1
+    rounds: int = 25
+    target: float = 0.004
+    clock: Callable[[], float] = time.thread_time
+
+
+@dataclass
+class Result:
+    """Median cost in ns of one operation and median ratio to the baseline, by candidate."""
+
+    case: str
+    candidate: str
+    baseline: str
+    ns: float
+    ratio: float
+    low: float
+    high: float
+    limit: float | None
+
+
+def measure(case: Case, *, seed: int = 0) -> list[Result]:
+    repeats = {name: _repeats(case, work) for name, work in case.candidates.items()}
+    times: dict[str, list[float]] = {name: [] for name in case.candidates}
+    order, rng = list(case.candidates), random.Random(seed)
+    for _ in range(case.rounds):
+        rng.shuffle(order)
+        for name in order:
+            times[name].append(_once(case, name, repeats[name]))
+    return [_summary(case, name, times) for name in case.candidates]
+
+
+def _repeats(case: Case, work: Candidate) -> int:
+    work()
+    count = 1
+    while True:
+        began = case.clock()
+        for _ in range(count):
+            work()
+        took = case.clock() - began
+        if took >= case.target / 4 or count >= 1_000_000:
+            return max(1, math.ceil(count * case.target / max(took, 1e-9)))
+        count *= 4
+
+
+def _once(case: Case, name: str, repeats: int) -> float:
+    work = case.candidates[name]
+    gc.collect()
+    gc.disable()
+    try:
+        began = case.clock()
+        for _ in range(repeats):
+            work()
+        return (case.clock() - began) / repeats / case.inner
+    finally:
+        gc.enable()
+
+
+def _summary(case: Case, name: str, times: dict[str, list[float]]) -> Result:
+    pairs = zip(times[name], times[case.baseline], strict=True)
+    ratios = sorted(own / max(base, 1e-12) for own, base in pairs)
+    quarter = len(ratios) // 4
+    return Result(
+        case.name,
+        name,
+        case.baseline,
+        statistics.median(times[name]) * 1e9,
+        statistics.median(ratios),
+        ratios[quarter],
+        ratios[-1 - quarter],
+        case.limits.get(name),
+    )
+
+
+def markdown(results: list[Result]) -> str:
+    lines: list[str] = []
+    case = ""
+    for r in results:
+        if r.case != case:
+            case = r.case
+            lines += [
+                "",
+                f"### {case}",
+                "",
+                f"| candidate | ns | x {r.baseline} | quartiles | limit |",
+                "|---|--:|--:|--:|--:|",
+            ]
+        limit = (
+            "" if r.limit is None else f"{'ok' if r.ratio <= r.limit else 'MISSED'} <= {r.limit:g}"
+        )
+        lines.append(
+            f"| {r.candidate} | {_round(r.ns)} | {r.ratio:.2f} "
+            f"| {r.low:.2f}-{r.high:.2f} | {limit} |"
+        )
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _round(ns: float) -> str:
+    return f"{float(f'{ns:.3g}'):,.0f}"
+
+
+def record(results: list[Result], path: Path) -> None:
+    """Write JSON with what was measured and on what."""
+    document = {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "cores": _cores(),
+        "results": [asdict(result) for result in results],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _cores() -> int:
+    import os
+
+    return os.cpu_count() or 1
+
+
+def main(cases: list[Case]) -> None:
+    """Measure ``cases`` and print the table; for ``python benchmarks/x.py``."""
+    results = [result for case in cases for result in measure(case)]
+    sys.stdout.write(markdown(results))

@@ -1,0 +1,107 @@
+"""Every check of the house: ``nox -l`` lists them, ``nox`` runs what a change must pass."""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+nox.options.error_on_missing_interpreters = False
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+GROUPS = PYPROJECT["dependency-groups"]
+
+
+def versions() -> list[str]:
+    """Classifiers decide; what is not on this machine is left out, 3.11 never is."""
+    named = nox.project.python_versions(PYPROJECT)
+    return [v for v in named if v == "3.11" or interpreter(v) != v]
+
+
+def interpreter(version: str) -> str:
+    """Path of an interpreter, looked for behind version managers' shims as well."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = sorted(root.glob(f"{version}.*/bin/python{version}"))
+    if found:
+        return str(found[-1])
+    return shutil.which(f"python{version}") or version
+
+
+def group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+PYTHONS = [interpreter(version) for version in versions()]
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The whole suite with branch coverage, on every interpreter found."""
+    session.install("-e", ".[test]", *session.posargs)
+    env = {"COVERAGE_PROCESS_START": "pyproject.toml"}
+    session.run("coverage", "run", "-m", "pytest", env=env)
+    session.run("coverage", "combine", "-q")
+    session.run("coverage", "report", "--fail-under=95", "--skip-covered", "-m")
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """The suite on the oldest release of each core dependency that has wheels here."""
+    session.install("-e", ".[test]", "-c", "constraints.txt")
+    session.run("pytest", "-x", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def types(session: nox.Session) -> None:
+    """mypy --strict, pyright strict, and every public symbol known."""
+    session.install("-e", ".[test]", *group("types"))
+    session.run("mypy", "--strict", "src/prodml", "tests/typing_surface.py")
+    session.run("pyright")
+    session.run("pyright", "tests/typing_surface.py")
+    session.run("pyright", "--verifytypes", "prodml", "--ignoreexternal")
+
+
+@nox.session(python=PYTHONS[0])
+def lint(session: nox.Session) -> None:
+    """Ruff and spelling."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("codespell", "src", "docs", "tests", "examples", "README.md", "CHANGELOG.md")
+
+
+@nox.session(python=PYTHONS[0])
+def house(session: nox.Session) -> None:
+    """The rules of the house alone: floors, names, sizes, contracts."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "tests/house", "tests/contracts", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def docs(session: nox.Session) -> None:
+    """The pages as HTML, with the API reference; a warning is an error."""
+    session.install("-e", ".", *group("docs"))
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "site")
+
+
+@nox.session(python=PYTHONS[0])
+def bench(session: nox.Session) -> None:
+    """Ratios against pinned peers, written to docs/reference/benchmarks.md."""
+    session.install("-e", ".[test]", *group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def soak(session: nox.Session) -> None:
+    """Long-running confirmations: large simulations and many seeds."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-m", "soak", "--timeout=3600", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def demo(session: nox.Session) -> None:
+    """The main job: a year at three airports."""
+    session.install(".[demo]")
+    session.run("python", "examples/flights", *session.posargs)
