@@ -1,0 +1,77 @@
+"""Tell every layer below how much time the request has left."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, final
+
+from prodml._call import Flow, Invoke, Steps, _pop, _push
+from prodml._deadline import narrow, remaining, restore
+from prodml.clock import SYSTEM_CLOCK, Clock
+from prodml.resilience._bounds import positive
+
+__all__ = ["Deadline"]
+
+
+@final
+@dataclass(kw_only=True, slots=True, eq=False)
+class Deadline(Flow):
+    """Everything inside has ``seconds`` in all; what would begin later is refused.
+
+    Nothing is interrupted: each layer below asks how much is left.  Timeouts become
+    shorter, a retry whose wait would end too late is not begun, a rung without time is
+    skipped, and a call that would begin after the end is refused with
+    :class:`~prodml.errors.DeadlineExceeded`.  An outer deadline that ends earlier wins.
+
+    Use it with ``with``, in synchronous and asynchronous code alike, or as a decorator of
+    any kind of function (of generators, the opening up to the first item).
+
+    Parameters
+    ----------
+    seconds
+        Time for everything inside, > 0.
+    clock
+        Collaborator.
+
+    Raises
+    ------
+    BadConfiguration
+        ``seconds`` is not a positive number.
+
+    See Also
+    --------
+    Timeout : cuts a single call off.
+
+    Examples
+    --------
+    >>> with Deadline(0.5) as deadline:
+    ...     print(0.4 < deadline.remaining() <= 0.5)
+    True
+    """
+
+    seconds: float = field(kw_only=False)
+    clock: Clock = SYSTEM_CLOCK
+
+    def __post_init__(self) -> None:
+        positive(self, "seconds")
+
+    @staticmethod
+    def remaining() -> float | None:
+        """Seconds left here and now, negative when overdue; None outside every deadline."""
+        return remaining()
+
+    def steps(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Steps:
+        """Make the one call, under the narrowed deadline."""
+        before = narrow(self.seconds, self.clock)
+        try:
+            return (yield Invoke(fn, args, kwargs))
+        finally:
+            restore(before)
+
+    def __enter__(self) -> Self:
+        _push(self, narrow(self.seconds, self.clock))
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        restore(_pop(self))
