@@ -393,17 +393,21 @@ Outcome: TypeAlias = tuple[Any, Exception | None]
 Steps: TypeAlias = Generator[Step, Outcome, Outcome]
 
 
-def protect(guard: Guard[Any], step: Step) -> Steps:
-    """Steps of one step behind ``guard``: ``outcome = yield from protect(guard, step)``.
+def protect(guard: Guard[Any], inner: "Step | Steps") -> Steps:
+    """Steps of ``inner`` behind ``guard``: ``outcome = yield from protect(guard, inner)``.
 
-    A rejection is an outcome like any other error.
+    ``inner`` is one step, or the steps of a part of a flow.  A rejection is an outcome
+    like any other error.
     """
     try:
         token = guard.enter()
     except Exception as rejected:
         return None, rejected
     try:
-        result, error = yield step
+        if isinstance(inner, Generator):
+            result, error = yield from inner
+        else:
+            result, error = yield inner
     except BaseException as gone:
         guard.fail(token, gone)
         raise
