@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from prodml._call import Flow, Guard, Invoke, Wait
@@ -246,7 +247,7 @@ def _check_plain(guard: Guard[Any]) -> None:
     with guard as entered:
         _require(entered is guard, "'with guard as g' must give the guard")
     error = _Boom("model", "x")
-    for attempt in (guard(_raise), lambda e: guard.call(_raise, e)):
+    for attempt in (guard(_raise), partial(guard.call, _raise)):
         try:
             attempt(error)
         except _Boom as caught:
