@@ -426,7 +426,11 @@ def run(steps: Steps, clock: Clock = SYSTEM_CLOCK) -> Any:
             step = steps.send(_perform(step, steps, clock))
     except StopIteration as stop:
         result, error = stop.value
-    return _conclude(result, error)
+    try:
+        return _conclude(result, error)
+    finally:
+        # As in _conclude: the traceback refers to this frame too.
+        del error
 
 
 async def arun(steps: Steps, clock: Clock = SYSTEM_CLOCK) -> Any:
@@ -437,7 +441,11 @@ async def arun(steps: Steps, clock: Clock = SYSTEM_CLOCK) -> Any:
             step = steps.send(await _aperform(step, steps, clock))
     except StopIteration as stop:
         result, error = stop.value
-    return _conclude(result, error)
+    try:
+        return _conclude(result, error)
+    finally:
+        # As in _conclude: the traceback refers to this frame too.
+        del error
 
 
 def _conclude(result: Any, error: Exception | None) -> Any:

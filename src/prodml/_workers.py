@@ -40,6 +40,8 @@ class Job:
             result = self._context.run(self.fn, *self.args, **self.kwargs)
         except BaseException as error:
             self.future.set_exception(error)
+            # The traceback refers to this frame: it would keep job, future and error.
+            del self
         else:
             self.future.set_result(result)
 
@@ -105,6 +107,9 @@ class Workers:
         except BaseException:
             self.abandon(job)
             raise
+        finally:
+            # Future, error, traceback and this frame would keep each other.
+            del job
 
     def abandon(self, job: Job) -> bool:
         """Write ``job`` off unless it is done; return whether it was still running."""
