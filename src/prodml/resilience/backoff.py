@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast, final
 
 from prodml.errors import BadConfiguration
-from prodml.resilience._bounds import positive
+from prodml.resilience._bounds import seconds
 
 __all__ = ["FullJitter", "Wait"]
 
@@ -55,7 +55,7 @@ class FullJitter:
     rng: random.Random = field(default_factory=random.Random)
 
     def __post_init__(self) -> None:
-        positive(self, "base", "cap")
+        seconds(self, "base", "cap")
 
     def __call__(self, attempt: int) -> float:
         """Seconds to wait after ``attempt`` attempts have failed."""
@@ -77,8 +77,8 @@ def waiting(wait: Wait) -> Callable[[int, Exception], float]:
             return lambda attempt, error: float(strategy(_tenacity_state(attempt, error)))
         return lambda attempt, _error: float(strategy(attempt))
     if isinstance(wait, int | float) and 0 <= wait < float("inf"):
-        seconds = float(wait)
-        return lambda _attempt, _error: seconds
+        constant = float(wait)
+        return lambda _attempt, _error: constant
     raise BadConfiguration(
         f"wait must be seconds >= 0, a function of the attempt or a tenacity wait strategy, "
         f"not {wait!r}"

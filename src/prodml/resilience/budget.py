@@ -6,7 +6,7 @@ from typing import final
 
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration
-from prodml.resilience._bounds import positive, rate
+from prodml.resilience._bounds import share
 
 __all__ = ["RetryBudget"]
 
@@ -65,11 +65,10 @@ class RetryBudget:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        rate(self, "ratio")
+        share(self, "ratio")
         if not (0 <= self.floor < float("inf")):
             raise BadConfiguration(f"floor must be retries a second >= 0, not {self.floor!r}")
-        positive(self, "burst")
-        if self.burst < 1:
+        if not (1 <= self.burst < float("inf")):
             raise BadConfiguration(f"burst must be at least 1 retry, not {self.burst!r}")
         self._balance = min(self.floor, self.burst)
         self._at = self.clock.monotonic()

@@ -25,7 +25,7 @@ from prodml.events import (
     SettingsChanged,
     Stream,
 )
-from prodml.resilience._bounds import at_least, error_types, positive, rate
+from prodml.resilience._bounds import at_least, error_types, seconds, share
 
 __all__ = ["CircuitBreaker", "CircuitSnapshot", "CircuitState"]
 
@@ -289,11 +289,13 @@ class CircuitBreaker(Guard[_Token]):
     _waved_well: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "failure_threshold", "success_threshold", "window", "min_calls")
-        at_least(self, 1, "trial_limit")
-        positive(self, "reset_timeout", "slow_after", zero=True)
-        positive(self, "window_seconds", "trial_lease")
-        rate(self, "failure_rate", "slow_rate")
+        at_least(self, 1, "failure_threshold", optional=True)
+        at_least(self, 1, "success_threshold", "window", "min_calls", "trial_limit")
+        seconds(self, "reset_timeout", zero=True)
+        seconds(self, "slow_after", zero=True, optional=True)
+        seconds(self, "window_seconds", "trial_lease", optional=True)
+        share(self, "failure_rate", optional=True)
+        share(self, "slow_rate")
         error_types(self, "on", "ignore")
         if self.failure_threshold is None and not self._rated:
             raise BadConfiguration("set failure_threshold, failure_rate or slow_after: no rule")
@@ -324,7 +326,11 @@ class CircuitBreaker(Guard[_Token]):
                 self.fail(token, error)
                 raise
             if not token.quiet:
-                self.leave(token, result)
+                note = token.note
+                if note is None:
+                    self.leave(token, result)
+                else:
+                    note(OK)
             return result
 
         return guarded
@@ -560,8 +566,8 @@ class CircuitBreaker(Guard[_Token]):
         era = _Era(CircuitState.CLOSED, number, reason)
         era.admits = self.slow_after is None and self._mode is not _Mode.DISABLED
         if self._rated:
-            seconds = self.window_seconds
-            era.window = CountWindow(self.window) if seconds is None else TimeWindow(seconds)
+            span = self.window_seconds
+            era.window = CountWindow(self.window) if span is None else TimeWindow(span)
         self._calm(era)
         return era
 

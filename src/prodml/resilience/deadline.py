@@ -7,7 +7,7 @@ from typing import Any, Self, final
 from prodml._call import Flow, Invoke, Steps, _pop, _push
 from prodml._deadline import narrow, remaining, restore
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.resilience._bounds import positive
+from prodml.resilience._bounds import seconds
 
 __all__ = ["Deadline"]
 
@@ -52,7 +52,7 @@ class Deadline(Flow):
     clock: Clock = SYSTEM_CLOCK
 
     def __post_init__(self) -> None:
-        positive(self, "seconds")
+        seconds(self, "seconds")
 
     @staticmethod
     def remaining() -> float | None:

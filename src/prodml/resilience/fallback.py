@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, cast, final
 
-from prodml._call import Guard, Invoke, Kind, Steps, arun, kind_of, run
+from prodml._call import Guard, Invoke, Kind, Steps, arun, kind_of, protect, run
 from prodml._deadline import remaining
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import (
@@ -14,7 +14,7 @@ from prodml.errors import (
     DeadlineExceeded,
     RejectedAnswer,
 )
-from prodml.resilience._bounds import positive
+from prodml.resilience._bounds import seconds
 from prodml.types import MISS, Miss
 
 __all__ = ["FallbackChain", "Rung", "RungStats", "Served"]
@@ -71,8 +71,8 @@ class Rung(Generic[T]):
     _acall: Callable[..., Any] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        positive(self, "timeout")
-        positive(self, "needs", zero=True)
+        seconds(self, "timeout", optional=True)
+        seconds(self, "needs", zero=True)
         predict = getattr(self.target, "predict", None)
         call = self.target if predict is None else predict
         if not callable(call) or isinstance(self.target, type):
@@ -300,22 +300,10 @@ _ANSWERED, _FAILED, _SKIPPED = range(3)
 
 def _ask(rung: Rung[Any], features: Any) -> Steps:
     """One rung behind its guard, which hears of a refused answer as of a failure."""
-    guard = rung.guard
-    if guard is None:
-        answer, error = yield rung.invoke(features)
-        return answer, rung.refusal(answer) if error is None else error
-    try:
-        token = guard.enter()
-    except Exception as rejected:
-        return None, rejected
-    try:
-        answer, error = yield rung.invoke(features)
-        error = rung.refusal(answer) if error is None else error
-    except BaseException as gone:
-        guard.fail(token, gone)
-        raise
-    if error is None:
-        guard.leave(token, answer)
-    else:
-        guard.fail(token, error)
-    return answer, error
+    asked = _accepted(rung, features)
+    return asked if rung.guard is None else protect(rung.guard, asked)
+
+
+def _accepted(rung: Rung[Any], features: Any) -> Steps:
+    answer, error = yield rung.invoke(features)
+    return answer, rung.refusal(answer) if error is None else error

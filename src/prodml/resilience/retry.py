@@ -12,11 +12,11 @@ from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast, final
 
 from prodml._call import Flow, Invoke, Kind, Pause, Steps, kind_of, run
-from prodml._deadline import narrow, remaining, restore
+from prodml._deadline import _CURRENT, narrow, remaining, restore
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import DeadlineExceeded, Rejected
 from prodml.events import EVENTS, CallRetried, Stream
-from prodml.resilience._bounds import at_least, error_types, positive
+from prodml.resilience._bounds import at_least, error_types, seconds
 from prodml.resilience.backoff import FullJitter, Wait, waiting
 from prodml.resilience.budget import RetryBudget
 
@@ -91,18 +91,18 @@ class Retry(Flow):
     name: str = "retry"
     clock: Clock = SYSTEM_CLOCK
     events: Stream = EVENTS
-    _seconds: Callable[[int, Exception], float] = field(init=False, repr=False)
+    _waiting: Callable[[int, Exception], float] = field(init=False, repr=False)
     _direct: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least(self, 1, "attempts")
         error_types(self, "on")
-        positive(self, "deadline")
-        positive(self, "retry_after_cap", zero=True)
+        seconds(self, "deadline", optional=True)
+        seconds(self, "retry_after_cap", zero=True)
         self._retuned()
 
     def _retuned(self) -> None:
-        self._seconds = waiting(self.wait)
+        self._waiting = waiting(self.wait)
         self._direct = self.deadline is None and self.budget is None
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
@@ -126,9 +126,11 @@ class Retry(Flow):
             restore(before)
 
     def _plain(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        limit = _CURRENT.get
+
         @functools.wraps(fn)
         def retried(*args: Any, **kwargs: Any) -> Any:
-            if not self._direct:
+            if not self._direct or limit() is not None:
                 return run(self.steps(fn, args, kwargs), self.clock)
             try:
                 result = fn(*args, **kwargs)
@@ -157,7 +159,7 @@ class Retry(Flow):
     def _again(self, call: Invoke, error: Exception) -> Steps:
         attempt = 1
         while self._worthwhile(error):
-            seconds, obstacle = self._next_wait(attempt, error)
+            pause, obstacle = self._next_wait(attempt, error)
             if obstacle:
                 _note(error, f"attempt {attempt} of {self.attempts}; {obstacle}")
                 break
@@ -166,11 +168,11 @@ class Retry(Flow):
                     at=self.clock.time(),
                     source=self.name,
                     attempt=attempt,
-                    wait=seconds,
+                    wait=pause,
                     error=error,
                 )
             )
-            yield Pause(seconds)
+            yield Pause(pause)
             attempt += 1
             result, failure = yield call
             if failure is None:
@@ -186,16 +188,16 @@ class Retry(Flow):
     def _next_wait(self, attempt: int, error: Exception) -> tuple[float, str]:
         if attempt >= self.attempts:
             return 0.0, "no attempts left"
-        seconds = max(0.0, self._seconds(attempt, error))
+        pause = max(0.0, self._waiting(attempt, error))
         asked = _retry_after(error)
         if asked > self.retry_after_cap:
             return 0.0, f"the callee asks for {asked:.3g} s, more than retry_after_cap"
-        seconds, left = max(seconds, asked), remaining()
-        if left is not None and seconds >= left:
+        pause, left = max(pause, asked), remaining()
+        if left is not None and pause >= left:
             return 0.0, "the deadline ends before the next attempt"
         if self.budget is not None and not self.budget.withdraw():
             return 0.0, "the retry budget is spent"
-        return seconds, ""
+        return pause, ""
 
 
 def _retry_after(error: Exception) -> float:

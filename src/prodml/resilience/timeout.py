@@ -7,7 +7,7 @@ from typing import Any, final
 from prodml._call import Flow, Invoke, Steps
 from prodml._deadline import narrow, restore
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.resilience._bounds import positive
+from prodml.resilience._bounds import seconds
 
 __all__ = ["Timeout"]
 
@@ -54,7 +54,7 @@ class Timeout(Flow):
     clock: Clock = SYSTEM_CLOCK
 
     def __post_init__(self) -> None:
-        positive(self, "seconds")
+        seconds(self, "seconds")
 
     def steps(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]

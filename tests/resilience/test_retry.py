@@ -1,0 +1,272 @@
+import asyncio
+import gc
+import math
+import weakref
+
+import pytest
+
+from prodml._settings import retune
+from prodml.errors import BadConfiguration, BulkheadFull, DeadlineExceeded
+from prodml.events import CallRetried
+from prodml.resilience import Deadline, Retry, RetryBudget
+
+
+class Script:
+    """Plays its outcomes one by one: raises errors, returns the rest."""
+
+    def __init__(self, *outcomes):
+        self.outcomes, self.calls = list(outcomes), 0
+
+    def __call__(self):
+        self.calls += 1
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+def plain(retry, script):
+    return retry(lambda: script())()
+
+
+def coroutine(retry, script):
+    @retry
+    async def fetch():
+        return script()
+
+    return asyncio.run(fetch())
+
+
+def generator(retry, script):
+    @retry
+    def stream():
+        answer = script()
+        yield answer
+
+    return next(iter(stream()))
+
+
+def async_generator(retry, script):
+    @retry
+    async def stream():
+        yield script()
+
+    async def main():
+        return await anext(stream())
+
+    return asyncio.run(main())
+
+
+def call(retry, script):
+    return retry.call(script)
+
+
+@pytest.fixture(
+    params=[plain, coroutine, generator, async_generator, call], ids=lambda form: form.__name__
+)
+def form(request):
+    return request.param
+
+
+@pytest.fixture
+def make(clock, events):
+    return lambda **settings: Retry(**({"wait": 2.0, "clock": clock, "events": events} | settings))
+
+
+LOST = ConnectionError("lost")
+
+
+def test_it_tries_again_until_it_works(form, make, clock):
+    script = Script(LOST, ConnectionResetError(), 0)
+    assert form(make(), script) == 0
+    assert clock.slept == [2.0, 2.0]
+
+
+def test_the_last_error_is_raised_itself_with_a_note(form, make):
+    error = ConnectionError("third")
+    script = Script(LOST, LOST, error)
+    with pytest.raises(ConnectionError) as raised:
+        form(make(), script)
+    assert raised.value is error
+    assert error.__notes__ == ["attempt 3 of 3; no attempts left"]
+
+
+def test_other_errors_are_not_retried_or_marked(form, make):
+    error = ValueError("bug")
+    script = Script(error, 1)
+    with pytest.raises(ValueError) as raised:
+        form(make(), script)
+    assert raised.value is error
+    assert script.calls == 1
+    assert not hasattr(error, "__notes__")
+
+
+@pytest.mark.parametrize("gone", [KeyboardInterrupt(), asyncio.CancelledError()], ids=repr)
+def test_cancellation_is_never_swallowed(form, make, gone):
+    script = Script(LOST, gone, 1)
+    with pytest.raises(type(gone)):
+        form(make(on=(Exception,)), script)
+    assert script.calls == 2
+
+
+def test_a_rejection_is_never_retried(form, make, clock):
+    script = Script(BulkheadFull("pool", 1), 1)
+    with pytest.raises(BulkheadFull):
+        form(make(on=(Exception,)), script)
+    assert clock.slept == []
+
+
+def test_a_timeout_is_retried_if_asked_for(form, make):
+    assert form(make(on=TimeoutError), Script(DeadlineExceeded("model", 1.0), 1)) == 1
+
+
+def test_each_wait_is_a_fact(form, make, facts, clock):
+    form(make(wait=lambda attempt: attempt * 3.0), Script(LOST, LOST, 1))
+    assert [(fact.attempt, fact.wait, fact.error) for fact in facts.of(CallRetried)] == [
+        (1, 3.0, LOST),
+        (2, 6.0, LOST),
+    ]
+    assert clock.slept == [3.0, 6.0]
+
+
+def test_one_error_object_raised_again_and_again_collects_one_note(make):
+    error = ConnectionError("the only one")
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            make()(Script(error, error, error))()
+    assert len(error.__notes__) == 1
+
+
+class Busy(ConnectionError):
+    def __init__(self, retry_after):
+        self.retry_after = retry_after
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"),
+    [(5.0, 5.0), (0.5, 2.0), ("120", 2.0), (None, 2.0), (math.nan, 2.0), (-3, 2.0)],
+)
+def test_a_longer_retry_after_is_honoured(make, clock, asked, waited):
+    make()(Script(Busy(asked), 1))()
+    assert clock.slept == [waited]
+
+
+def test_a_retry_after_beyond_the_cap_is_not_waited_for(make, clock):
+    error = Busy(61.0)
+    with pytest.raises(Busy):
+        make()(Script(error, 1))()
+    assert clock.slept == []
+    assert "more than retry_after_cap" in error.__notes__[0]
+
+
+def test_a_wait_that_ends_after_the_deadline_is_not_begun(form, make, clock):
+    error = ConnectionError()
+    with pytest.raises(ConnectionError) as raised:
+        form(make(attempts=10, deadline=5.0), Script(LOST, LOST, error, 1))
+    assert raised.value is error
+    assert clock.slept == [2.0, 2.0]
+    assert "deadline" in error.__notes__[0]
+
+
+def test_an_outer_deadline_counts_too(form, make, clock):
+    script = Script(LOST, LOST, LOST, 1)
+    with Deadline(3.0, clock=clock), pytest.raises(ConnectionError):
+        form(make(attempts=10), script)
+    assert clock.slept == [2.0]
+
+
+def test_a_late_call_is_not_begun(form, make, clock):
+    script = Script(1)
+    with Deadline(3.0, clock=clock):
+        clock.advance(3.0)
+        with pytest.raises(DeadlineExceeded):
+            form(make(), script)
+    assert script.calls == 0
+
+
+def test_a_spent_budget_stops_retries(form, make, clock):
+    budget = RetryBudget(floor=1.0, ratio=0.1, clock=clock)
+    script = Script(LOST, LOST, 1)
+    with pytest.raises(ConnectionError):
+        form(make(budget=budget, wait=0.0), script)
+    assert (script.calls, budget.refused) == (2, 1)
+
+
+def test_one_attempt_is_no_retry(form, make):
+    script = Script(LOST, 1)
+    with pytest.raises(ConnectionError):
+        form(make(attempts=1), script)
+    assert script.calls == 1
+
+
+def test_a_negative_wait_is_none(make, clock):
+    make(wait=lambda _: -5.0)(Script(LOST, 1))()
+    assert clock.slept == [0.0]
+
+
+def test_a_generator_is_retried_at_its_opening_only(make):
+    opened = []
+
+    @make()
+    def stream():
+        opened.append(1)
+        yield 1
+        raise LOST
+
+    items = stream()
+    assert next(items) == 1
+    with pytest.raises(ConnectionError):
+        next(items)
+    assert opened == [1]
+
+
+def test_a_plain_function_that_gives_a_coroutine_is_a_mistake_and_says_so(make):
+    async def fetch(): ...
+
+    with pytest.raises(TypeError, match="async"):
+        make()(lambda: fetch())()
+
+
+def test_retuning_a_decorated_function_takes_effect(make):
+    retry = make()
+    script = Script(LOST, LOST, LOST, LOST, 1)
+    guarded = retry(script)
+    retune(retry, attempts=5, wait=0.0, deadline=30.0)
+    assert guarded() == 1
+
+
+def test_neither_error_nor_frames_are_kept(make):
+    class Own(ConnectionError):
+        pass
+
+    def failing():
+        raise Own
+
+    def caught():
+        try:
+            make()(failing)()
+        except Own as error:
+            return weakref.ref(error)
+
+    gc.disable()
+    try:
+        assert caught()() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attempts": 0},
+        {"on": (BaseException,)},
+        {"on": "ConnectionError"},
+        {"wait": -1.0},
+        {"deadline": 0.0},
+        {"retry_after_cap": -1.0},
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused_while_building(settings):
+    with pytest.raises(BadConfiguration, match=next(iter(settings))):
+        Retry(**settings)

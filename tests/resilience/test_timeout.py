@@ -1,0 +1,118 @@
+import asyncio
+import contextvars
+import threading
+
+import pytest
+
+from prodml.errors import BadConfiguration, DeadlineExceeded
+from prodml.resilience import Deadline, Timeout
+
+REQUEST = contextvars.ContextVar("request", default="none")
+
+
+@pytest.fixture
+def release():
+    """Let hung workers go at the end of the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_a_call_in_time_answers():
+    assert Timeout(30.0)(lambda x, *, y: (x, y))(1, y=0) == (1, 0)
+
+
+def test_a_hung_call_is_given_up(release):
+    with pytest.raises(DeadlineExceeded) as late:
+        Timeout(0.01)(release.wait)(60)
+    assert isinstance(late.value, TimeoutError)
+
+
+def test_a_hung_coroutine_is_cancelled_in_its_own_task():
+    seen = []
+
+    async def hang():
+        seen.append(asyncio.current_task())
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    async def main():
+        with pytest.raises(DeadlineExceeded):
+            await Timeout(0.01)(hang)()
+        assert seen == [asyncio.current_task(), "cancelled"]
+
+    asyncio.run(main())
+
+
+def test_the_callees_own_timeout_error_is_its_answer():
+    def own():
+        raise TimeoutError("mine")
+
+    async def aown():
+        raise TimeoutError("mine")
+
+    for attempt in (Timeout(30.0)(own), lambda: asyncio.run(Timeout(30.0)(aown)())):
+        with pytest.raises(TimeoutError, match="mine") as raised:
+            attempt()
+        assert not isinstance(raised.value, DeadlineExceeded)
+
+
+def test_context_variables_go_with_the_call():
+    token = REQUEST.set("r-1")
+    try:
+        assert Timeout(30.0)(REQUEST.get)() == "r-1"
+    finally:
+        REQUEST.reset(token)
+
+
+def test_hung_workers_do_not_starve_healthy_calls(release):
+    for _ in range(20):
+        with pytest.raises(DeadlineExceeded):
+            Timeout(0.001)(release.wait)(60)
+    assert [Timeout(30.0)(lambda n=n: n)() for n in range(20)] == list(range(20))
+
+
+def test_cancelling_the_caller_is_no_timeout():
+    async def main():
+        task = asyncio.create_task(Timeout(60.0)(asyncio.sleep)(60))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+def test_everything_below_sees_how_much_is_left():
+    assert 0 < Timeout(30.0)(Deadline.remaining)() <= 30.0
+    assert Deadline.remaining() is None
+
+
+def test_the_earlier_end_wins(release):
+    with pytest.raises(DeadlineExceeded):
+        Timeout(60.0)(Timeout(0.01)(release.wait))(60)
+    with Deadline(0.01), pytest.raises(DeadlineExceeded):
+        Timeout(60.0)(release.wait)(60)
+
+
+def test_of_a_generator_the_opening_is_limited(release):
+    @Timeout(0.01)
+    def numbers(hang):
+        if hang:
+            release.wait(60)
+        yield 1
+        assert Deadline.remaining() is None
+        yield 2
+
+    assert list(numbers(hang=False)) == [1, 2]
+    with pytest.raises(DeadlineExceeded):
+        next(numbers(hang=True))
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "1", None])
+def test_a_time_is_a_positive_number(seconds):
+    with pytest.raises(BadConfiguration, match="seconds"):
+        Timeout(seconds)
