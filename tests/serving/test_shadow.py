@@ -1,0 +1,295 @@
+"""Shadows: what is copied, what is counted, and that nobody waits for them."""
+
+import os
+import threading
+
+import pytest
+
+from prodml.errors import BadConfiguration, RejectedAnswer
+from prodml.events import ShadowScored, Stream
+from prodml.serving import ShadowStats, VersionedModelServer
+from prodml.serving.shadow import Shadow
+from prodml.testing import ManualClock, Recorder
+
+PATIENCE = 10.0
+
+
+def serving(shadow_model, **settings):
+    server = VersionedModelServer(events=Stream(), **settings)
+    server.load_model("v1", lambda features: "stable")
+    server.load_model("v2", shadow_model)
+    server.set_default_version("v1")
+    server.route(shadow=["v2"])
+    return server, Recorder(server.events, ShadowScored)
+
+
+class Gate:
+    """A model that answers only when it is let."""
+
+    def __init__(self):
+        self.entered, self.opened = threading.Event(), threading.Event()
+
+    def predict(self, features):
+        self.entered.set()
+        assert self.opened.wait(PATIENCE)
+        return features
+
+
+def test_shadow_scores_a_copy_and_states_the_fact():
+    clock = ManualClock()
+
+    def slow(features):
+        clock.advance(0.25)
+        return features["x"]
+
+    server, heard = serving(slow, clock=clock, name="churn")
+    assert server.predict({"x": 1}) == "stable"
+    assert server.drain(PATIENCE)
+    (fact,) = heard.facts
+    assert (fact.version, fact.value, fact.stable_version, fact.stable_value) == (
+        "v2", 1, "v1", "stable",
+    )  # fmt: skip
+    assert (fact.latency_ms, fact.error, fact.source) == (pytest.approx(250.0), None, "churn")
+
+
+def test_request_does_not_wait_for_the_shadow():
+    gate = Gate()
+    server, _ = serving(gate)
+    assert server.predict({}) == "stable"
+    assert gate.entered.wait(PATIENCE)
+    assert server.shadow_stats() == ShadowStats(offered=1)
+    assert not server.drain(0.0)
+    assert server.in_flight == {"v1": 0, "v2": 1}
+    gate.opened.set()
+    assert server.drain(PATIENCE)
+    assert server.shadow_stats() == ShadowStats(offered=1, scored=1)
+
+
+def test_full_queue_drops_and_counts():
+    gate = Gate()
+    server, _ = serving(gate, shadow_size=3)
+    for _ in range(10):
+        server.predict({})
+    gate.opened.set()
+    assert server.drain(PATIENCE)
+    assert server.shadow_stats() == ShadowStats(offered=10, scored=3, dropped=7)
+
+
+def test_failing_shadow_is_a_number_and_a_fact():
+    server, heard = serving(lambda features: 1 / 0, shadow="inline")
+    assert server.predict({}) == "stable"
+    assert server.shadow_stats() == ShadowStats(offered=1, failed=1)
+    assert isinstance(heard.facts[0].error, ZeroDivisionError)
+    assert heard.facts[0].value is None
+
+
+def test_copy_is_taken_when_offered():
+    gate = Gate()
+    server, heard = serving(gate)
+    features = {"x": 1}
+    server.predict(features)
+    features["x"] = 2
+    gate.opened.set()
+    assert server.drain(PATIENCE)
+    assert heard.facts[0].value == {"x": 1}
+
+
+def test_features_that_cannot_be_copied_are_dropped():
+    class Uncopyable:
+        def __copy__(self):
+            raise OSError
+
+    server, _ = serving(lambda features: 1, shadow="inline")
+    assert server.predict(Uncopyable()) == "stable"
+    assert server.shadow_stats() == ShadowStats(offered=1, dropped=1)
+
+
+def test_inline_shadow_scores_before_predict_returns():
+    server, heard = serving(lambda features: 7, shadow="inline")
+    server.predict({})
+    assert [fact.value for fact in heard.facts] == [7]
+    assert server._shadow._thread is None
+    assert server.shadow_stats().scored == 1
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_pinned_request_is_not_copied(version):
+    server, heard = serving(lambda features: 7, shadow="inline")
+    server.predict({}, version=version)
+    assert heard.facts == []
+
+
+def test_canary_answers_are_not_copied():
+    server, heard = serving(lambda features: 7, shadow="inline")
+    server.load_model("v3", abs)
+    server.route(canary={"v3": 1.0}, shadow=["v2"])
+    server.predict(-1)
+    assert heard.facts == []
+
+
+def test_every_shadow_version_gets_a_copy():
+    server, heard = serving(lambda features: 2, shadow="inline")
+    server.load_model("v3", lambda features: 3)
+    server.route(shadow=["v2", "v3", "v2"])
+    server.predict({})
+    assert [(fact.version, fact.value) for fact in heard.facts] == [("v2", 2), ("v3", 3)]
+
+
+def test_flow_of_its_own_offers_with_its_request_id():
+    server, heard = serving(lambda features: features, shadow="inline")
+    route = server.resolve()
+    route.release()
+    server.mirror(route, {"x": 1}, 0.5, "r1")
+    assert (heard.facts[0].request_id, heard.facts[0].stable_value) == ("r1", 0.5)
+
+
+def test_async_request_is_copied_too():
+    import asyncio
+
+    server, heard = serving(lambda features: 7, shadow="inline")
+    assert asyncio.run(server.apredict({})) == "stable"
+    assert len(heard.facts) == 1
+
+
+def test_nobody_listening_costs_no_facts():
+    server, heard = serving(lambda features: 7, shadow="inline")
+    heard.stop()
+    server.predict({})
+    assert server.shadow_stats().scored == 1
+
+
+# -- batches ----------------------------------------------------------------------------
+
+
+class Doubles:
+    calls = 0
+
+    def predict_batch(self, rows):
+        self.calls += 1
+        return [row * 2 for row in rows]
+
+    def predict(self, row):
+        raise AssertionError
+
+
+def test_batch_is_scored_in_one_call_with_a_fact_a_row():
+    model = Doubles()
+    server, heard = serving(model, shadow="inline")
+    assert server.predict_batch([1, 2, 3]) == ["stable"] * 3
+    assert model.calls == 1
+    assert [fact.value for fact in heard.facts] == [2, 4, 6]
+    assert server.shadow_stats() == ShadowStats(offered=3, scored=3)
+
+
+def test_batch_carries_its_request_ids():
+    server, heard = serving(Doubles(), shadow="inline")
+    route = server.resolve()
+    route.release()
+    server.mirror(route, [1, 2], [0, 0], ["a", "b"], batch=True)
+    assert [fact.request_id for fact in heard.facts] == ["a", "b"]
+
+
+def test_wrong_number_of_shadow_answers_is_a_failure():
+    class Short(Doubles):
+        def predict_batch(self, rows):
+            return rows[1:]
+
+    server, heard = serving(Short(), shadow="inline")
+    server.predict_batch([1, 2, 3])
+    assert server.shadow_stats() == ShadowStats(offered=3, failed=3)
+    assert isinstance(heard.facts[2].error, RejectedAnswer)
+
+
+def test_batch_beyond_the_queue_is_dropped_whole():
+    server, _ = serving(Doubles(), shadow_size=2)
+    server.predict_batch([1, 2, 3])
+    assert server.shadow_stats() == ShadowStats(offered=3, dropped=3)
+
+
+def test_stable_answers_of_the_wrong_number_are_dropped():
+    server, _ = serving(Doubles(), shadow="inline")
+    route = server.resolve()
+    route.release()
+    server.mirror(route, [1, 2], [0], batch=True)
+    assert server.shadow_stats() == ShadowStats(offered=2, dropped=2)
+
+
+# -- the thread -------------------------------------------------------------------------
+
+
+def borrowing(borrow, **settings):
+    return Shadow(borrow=borrow, events=Stream(), **settings)
+
+
+def test_version_that_is_gone_when_its_turn_comes_is_dropped():
+    gate = Gate()
+    server, _ = serving(gate)
+    server.predict({})
+    assert gate.entered.wait(PATIENCE)
+    server.load_model("v3", abs)
+    server.route(shadow=["v3"])
+    server.predict({})
+    server.route()
+    server.unload_model("v3")
+    gate.opened.set()
+    assert server.drain(PATIENCE)
+    assert server.shadow_stats() == ShadowStats(offered=2, scored=1, dropped=1)
+
+
+def test_idle_thread_ends_and_the_next_copy_starts_another():
+    server, _ = serving(lambda features: 7)
+    shadow = borrowing(server.resolve, idle=0.0)
+    route = server.resolve()
+    route.release()
+    for _ in range(2):
+        shadow.offer(["v2"], route, {}, 1)
+        assert shadow.drain(PATIENCE)
+        thread = shadow._thread
+        if thread is not None:
+            thread.join(PATIENCE)
+        assert shadow._thread is None
+    assert shadow.stats().scored == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_thread_killed_by_a_model_is_replaced():
+    calls = []
+
+    def exits_once(features):
+        calls.append(features)
+        if len(calls) == 1:
+            raise BaseException("gone")
+
+    server, _ = serving(exits_once)
+    server.predict({})
+    assert server.drain(PATIENCE)
+    server._shadow._thread.join(PATIENCE)
+    server.predict({})
+    assert server.drain(PATIENCE)
+    assert server.shadow_stats().scored == 1
+    assert server.in_flight == {"v1": 0, "v2": 0}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_forked_child_starts_a_thread_of_its_own():
+    server, _ = serving(lambda features: 7)
+    server.predict({})
+    assert server.drain(PATIENCE)
+    child = os.fork()
+    if child == 0:
+        server.predict({})
+        os._exit(0 if server.drain(PATIENCE) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_size_must_be_positive():
+    with pytest.raises(BadConfiguration, match="shadow_size"):
+        VersionedModelServer(shadow_size=0)
+
+
+def test_settings_of_the_queue_are_fixed():
+    from prodml._settings import retune
+
+    with pytest.raises(BadConfiguration, match="cannot change"):
+        retune(VersionedModelServer(), shadow_size=5)
