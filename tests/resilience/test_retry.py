@@ -231,8 +231,10 @@ def test_retuning_a_decorated_function_takes_effect(make):
     retry = make()
     script = Script(LOST, LOST, LOST, LOST, 1)
     guarded = retry(script)
-    retune(retry, attempts=5, wait=0.0, deadline=30.0)
+    retune(retry, attempts=5, wait=0.0)
     assert guarded() == 1
+    with pytest.raises(BadConfiguration, match="deadline"):
+        retune(retry, deadline=30.0)
 
 
 def test_neither_error_nor_frames_are_kept(make):

@@ -86,13 +86,12 @@ class Retry(Flow):
     on: type[Exception] | tuple[type[Exception], ...] = (ConnectionError,)
     wait: Wait = field(default_factory=FullJitter)
     retry_after_cap: float = 60.0
-    deadline: float | None = None
+    deadline: float | None = field(default=None, metadata={"fixed": "it chose the way of the call"})
     budget: RetryBudget | None = None
     name: str = "retry"
     clock: Clock = SYSTEM_CLOCK
     events: Stream = EVENTS
     _waiting: Callable[[int, Exception], float] = field(init=False, repr=False)
-    _direct: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least(self, 1, "attempts")
@@ -103,11 +102,10 @@ class Retry(Flow):
 
     def _retuned(self) -> None:
         self._waiting = waiting(self.wait)
-        self._direct = self.deadline is None and self.budget is None
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         """Retry ``fn`` of any kind; the result is a plain function of its signature."""
-        if kind_of(fn) is Kind.PLAIN:
+        if kind_of(fn) is Kind.PLAIN and self.deadline is None:
             return cast("Callable[P, R]", self._plain(fn))
         return Flow.__call__(self, fn)
 
@@ -126,12 +124,14 @@ class Retry(Flow):
             restore(before)
 
     def _plain(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        limit = _CURRENT.get
+        limit, budget = _CURRENT.get, self.budget
 
         @functools.wraps(fn)
         def retried(*args: Any, **kwargs: Any) -> Any:
-            if not self._direct or limit() is not None:
+            if limit() is not None:
                 return run(self.steps(fn, args, kwargs), self.clock)
+            if budget is not None:
+                budget.deposit()
             try:
                 result = fn(*args, **kwargs)
             except Exception as first:
