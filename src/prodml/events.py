@@ -35,6 +35,8 @@ __all__ = [
     "DriftCleared",
     "DriftDetected",
     "Event",
+    "FeatureSourceFailed",
+    "FeatureSourceRecovered",
     "GateFailed",
     "GatePassed",
     "IncidentOpened",
@@ -194,6 +196,23 @@ class VersionQuarantined(Event):
     level: ClassVar[str] = "error"
     version: str
     reason: str
+
+
+@_fact
+class FeatureSourceFailed(Event):
+    """The source of feature view ``view`` began to fail; defaults stand in."""
+
+    level: ClassVar[str] = "warning"
+    view: str
+    reason: str
+
+
+@_fact
+class FeatureSourceRecovered(Event):
+    """The source of feature view ``view`` answered again after ``failures`` failed calls."""
+
+    view: str
+    failures: int
 
 
 # -- resilience -------------------------------------------------------------------------
