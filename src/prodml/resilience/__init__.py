@@ -10,12 +10,10 @@ FallbackChain       the model, a simpler model, a default, and which Rung answer
 ==================  =====================================================================
 
 Each one decorates ``def``, ``async def``, generators and async generators alike (a chain
-is itself the function).  The usual order, outermost first, is deadline, retry, breaker,
-bulkhead, timeout: a retry outside the breaker never hammers a dependency that is down.
+is itself the function).  ``compose(...)`` puts them together, outermost first, and refuses
+orders that do not work; the usual one is deadline, retry, breaker, bulkhead, timeout.
 
->>> breaker, retry = CircuitBreaker("prices"), Retry(attempts=2)
->>> @retry
-... @breaker
+>>> @compose(Retry(attempts=2), CircuitBreaker("prices"))
 ... def price(item: str) -> float:
 ...     return 9.5
 >>> price("tea")
@@ -26,6 +24,7 @@ from prodml.resilience.backoff import FullJitter
 from prodml.resilience.budget import RetryBudget
 from prodml.resilience.bulkhead import Bulkhead
 from prodml.resilience.circuit_breaker import CircuitBreaker, CircuitSnapshot, CircuitState
+from prodml.resilience.compose import Composition, compose
 from prodml.resilience.deadline import Deadline
 from prodml.resilience.fallback import FallbackChain, Rung, RungStats, Served
 from prodml.resilience.retry import Retry
@@ -36,6 +35,7 @@ __all__ = [
     "CircuitBreaker",
     "CircuitSnapshot",
     "CircuitState",
+    "Composition",
     "Deadline",
     "FallbackChain",
     "FullJitter",
@@ -45,4 +45,5 @@ __all__ = [
     "RungStats",
     "Served",
     "Timeout",
+    "compose",
 ]
