@@ -11,8 +11,9 @@
 >>> server.rollback(reason="error rate")
 'v1'
 
-``server.py`` has the server, ``routing.py`` the immutable table that a request reads, the
-split and the proof of the in-flight count, ``shadow.py`` the copies that nobody waits for.
+``server.py`` answers, ``versions.py`` carries out the commands, ``routing.py`` has the
+immutable table that a request reads, the split and the proof of the in-flight count,
+``lease.py`` holds a version for a block, ``shadow.py`` scores copies that nobody waits for.
 """
 
 from prodml.serving.lease import Lease
