@@ -161,6 +161,26 @@ def test_a_timeout_from_inside_is_a_failure(make):
     assert breaker.state is OPEN
 
 
+def test_threads_that_fail_together_open_it_once(make, facts):
+    breaker, start = make(failure_rate=0.5, window=10, min_calls=10), threading.Barrier(16)
+
+    def hammer():
+        start.wait()
+        for _ in range(50):
+            try:
+                breaker(fail)()
+            except (ConnectionError, CircuitOpen):
+                continue
+
+    threads = [threading.Thread(target=hammer) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert facts.names == ["CircuitOpened"]
+    assert breaker.snapshot().opened == 1
+
+
 # -- eras and leases ----------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from prodml._call import run
+from prodml._settings import retune
 from prodml.errors import (
     AllFallbacksFailed,
     BadConfiguration,
@@ -256,6 +257,14 @@ def test_threads_lose_no_count():
 
 def test_no_default_is_miss():
     assert FallbackChain(Rung("first", DOWN)).default is MISS
+
+
+def test_a_chain_is_replaced_not_retuned_and_a_rung_is_retuned():
+    rung = Rung("first", Model(1), timeout=1.0)
+    with pytest.raises(BadConfiguration, match="name"):
+        retune(FallbackChain(rung), name="other")
+    retune(rung, timeout=2.0)
+    assert rung.invoke({}).timeout == 2.0
 
 
 @pytest.mark.parametrize(

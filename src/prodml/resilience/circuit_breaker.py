@@ -131,6 +131,11 @@ class _Era:
         self.successes: int = 0
         self.trials: set[_Trial] = set()
 
+    def seen_at(self, now: float) -> CircuitState:
+        """State that a call at ``now`` meets: OPEN ends by itself, unnoticed."""
+        over = self.state is CircuitState.OPEN and now >= self.until
+        return CircuitState.HALF_OPEN if over else self.state
+
     def in_flight(self, now: float) -> set["_Trial"]:
         """Return the trials whose lease runs; forget the others."""
         for trial in [trial for trial in self.trials if trial.ends <= now]:
@@ -362,10 +367,7 @@ class CircuitBreaker(Guard[_Token]):
     @property
     def state(self) -> CircuitState:
         """What the next call meets; in shadow mode, what it would have met."""
-        era = self._era
-        if era.state is CircuitState.OPEN and self.clock.monotonic() >= era.until:
-            return CircuitState.HALF_OPEN
-        return era.state
+        return self._era.seen_at(self.clock.monotonic())
 
     def snapshot(self) -> CircuitSnapshot:
         """Everything at one moment, for a health page or a scrape.
@@ -375,12 +377,12 @@ class CircuitBreaker(Guard[_Token]):
         >>> CircuitBreaker("db").snapshot().retry_after
         0.0
         """
-        state, now = self.state, self.clock.monotonic()
+        now = self.clock.monotonic()
         with self._lock:
             era = self._era
             return CircuitSnapshot(
                 name=self.name,
-                state=state,
+                state=era.seen_at(now),
                 mode=self._mode.value,
                 era=era.number,
                 consecutive=era.failures,
@@ -429,7 +431,7 @@ class CircuitBreaker(Guard[_Token]):
             return _Timed(era, now)
         begun, after = None, 0.0
         with self._lock:
-            if self._era.state is CircuitState.OPEN and now >= self._era.until:
+            if self._era.state is not self._era.seen_at(now):
                 begun = self._era = self._next(CircuitState.HALF_OPEN, "the open time is over")
             token = self._token(self._era, now)
             if token is None:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, cast, final
+from typing import Any, Generic, Protocol, TypeVar, cast, final, overload
 
 from prodml._call import Guard, Invoke, Kind, Steps, arun, kind_of, protect, run
 from prodml._deadline import remaining
@@ -19,8 +19,13 @@ from prodml.types import MISS, Miss
 
 __all__ = ["FallbackChain", "Rung", "RungStats", "Served"]
 
+D = TypeVar("D")
+R = TypeVar("R")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+
+_FIXED = {"fixed": "make another chain, and swap it in"}
 
 
 class _Predictor(Protocol[T_co]):
@@ -29,7 +34,7 @@ class _Predictor(Protocol[T_co]):
 
 @final
 @dataclass(slots=True, kw_only=True, eq=False)
-class Rung(Generic[T]):
+class Rung(Generic[T_co]):
     """One way to an answer.
 
     Parameters
@@ -62,7 +67,7 @@ class Rung(Generic[T]):
     """
 
     name: str = field(kw_only=False)
-    target: Callable[[Any], T] | _Predictor[T] = field(kw_only=False)
+    target: Callable[[Any], T_co] | _Predictor[T_co] = field(kw_only=False)
     guard: Guard[Any] | None = None
     timeout: float | None = None
     needs: float = 0.0
@@ -186,18 +191,43 @@ class FallbackChain(Generic[T]):
     """
 
     rungs: tuple[Rung[T], ...]
-    default: T | Callable[[Any], T] | Miss
-    name: str
+    default: Any = field(metadata=_FIXED)
+    name: str = field(metadata=_FIXED)
     clock: Clock
     _default_call: Callable[..., Any] | None
     _default_waits: bool
     _counts: dict[str, list[int]]
     _lock: threading.Lock
 
+    # The answer is of the rungs' types, or of the default's.
+    @overload
+    def __init__(
+        self: "FallbackChain[R]",
+        *rungs: Rung[R],
+        default: Miss = MISS,
+        name: str = "fallback-chain",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "FallbackChain[R | D]",
+        *rungs: Rung[R],
+        default: Callable[[Any], D],
+        name: str = "fallback-chain",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "FallbackChain[R | D]",
+        *rungs: Rung[R],
+        default: D,
+        name: str = "fallback-chain",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None: ...
     def __init__(
         self,
-        *rungs: Rung[T],
-        default: T | Callable[[Any], T] | Miss = MISS,
+        *rungs: Rung[Any],
+        default: Any = MISS,
         name: str = "fallback-chain",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:

@@ -22,7 +22,7 @@ class Timeout(Flow):
     behind if it hangs: it occupies that thread until it returns, but starves no other
     call.  Everything below sees the deadline and will not begin what is too late.  An
     outer deadline that ends earlier wins.  Of a generator the opening is limited, up to
-    its first item.
+    its first item; that of a plain one runs on the worker, the rest in the caller's thread.
 
     Parameters
     ----------

@@ -270,7 +270,7 @@ def test_the_cap_holds_in_many_rounds_of_16_threads(make, clock):
     breaker = make(trial_limit=2, success_threshold=10_000)
     trip(lambda guard, body: guard.call(body), breaker)
     clock.advance(10.0)
-    rounds, start, end = 200, threading.Barrier(16), threading.Barrier(16)
+    rounds, start, end = 1000, threading.Barrier(16), threading.Barrier(16)
     admitted = []
 
     def hammer():
@@ -290,6 +290,24 @@ def test_the_cap_holds_in_many_rounds_of_16_threads(make, clock):
     for thread in threads:
         thread.join()
     assert len(admitted) == 2 * rounds
+
+
+def test_the_cap_holds_in_many_rounds_of_16_tasks(make, clock):
+    breaker = make(trial_limit=2, success_threshold=10_000)
+    trip(lambda guard, body: guard.call(body), breaker)
+    clock.advance(10.0)
+
+    @breaker
+    async def trial():
+        await asyncio.sleep(0)
+
+    async def main():
+        return [
+            await asyncio.gather(*[trial() for _ in range(16)], return_exceptions=True)
+            for _ in range(1000)
+        ]
+
+    assert {sum(answer is None for answer in answers) for answers in asyncio.run(main())} == {2}
 
 
 @pytest.mark.parametrize("closing", ["close", "break"])
