@@ -1,0 +1,234 @@
+import math
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prodml.validation import Field, Schema
+
+SCHEMA = Schema(
+    {
+        "age": Field(int, minimum=0, maximum=120),
+        "income": Field(float, nullable=True),
+        "plan": Field(str, categories=("basic", "pro")),
+    }
+)
+COLUMNS = {
+    "age": [31, -1, 40, 50],
+    "income": [1.0, 2.0, None, math.inf],
+    "plan": ["pro", "gold", "basic", None],
+}
+ROWS = [dict(zip(COLUMNS, values, strict=True)) for values in zip(*COLUMNS.values(), strict=True)]
+EXPECTED = {
+    "age": {"range": 1},
+    "income": {"finite": 1},
+    "plan": {"category": 1, "missing": 1},
+}
+CONTAINERS = {
+    "rows": ROWS,
+    "tuple": tuple(ROWS),
+    "columns": COLUMNS,
+    "arrays": {name: np.array(values, dtype=object) for name, values in COLUMNS.items()},
+    "tuples": {name: tuple(values) for name, values in COLUMNS.items()},
+    "series": {name: pd.Series(values) for name, values in COLUMNS.items()},
+    "pandas": pd.DataFrame(COLUMNS, index=[9, 8, 7, 6]),
+    "polars": pl.DataFrame(COLUMNS),
+    "arrow": pa.table(COLUMNS),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_gets_the_same_verdict(container):
+    batch = SCHEMA.validate_batch(CONTAINERS[container])
+    assert batch.valid.tolist() == [True, False, True, False]
+    assert {name: dict(counts) for name, counts in batch.violations.items()} == EXPECTED
+    assert batch.where["age", "range"] == [1]
+    assert not batch.ok
+
+
+@pytest.mark.parametrize("container", ["columns", "pandas", "polars", "arrow", "rows"])
+def test_valid_and_quarantined_rows_come_in_the_container_that_came(container):
+    data = CONTAINERS[container]
+    batch = SCHEMA.validate_batch(data)
+    assert type(batch.valid_rows) is type(batch.quarantined) is type(data)
+    if container != "rows":
+        assert [as_plain(age) for age in batch.valid_rows["age"]] == [31, 40]
+        assert [as_plain(age) for age in batch.quarantined["age"]] == [-1, 50]
+
+
+def test_the_index_of_a_frame_survives():
+    batch = SCHEMA.validate_batch(CONTAINERS["pandas"])
+    assert list(batch.quarantined.index) == [8, 6]
+
+
+def test_a_good_batch_is_ok_and_comes_back_whole():
+    batch = SCHEMA.validate_batch(
+        COLUMNS | {"age": [1] * 4, "income": [0.0] * 4, "plan": ["pro"] * 4}
+    )
+    assert batch.ok
+    assert batch.violations == {}
+    assert len(batch.valid_rows["age"]) == 4
+
+
+@pytest.mark.parametrize("empty", [[], {"age": [], "income": [], "plan": []}, {}])
+def test_an_empty_batch_is_ok(empty):
+    batch = SCHEMA.validate_batch(empty)
+    assert batch.ok
+    assert batch.valid.shape == (0,)
+
+
+def test_an_array_has_the_fields_in_order():
+    schema = Schema({"a": Field(float, maximum=1), "b": Field(float)}, extra="reject")
+    data = np.array([[0.5, 1.0], [2.0, 1.0], [0.5, math.nan]])
+    batch = schema.validate_batch(data)
+    assert batch.valid.tolist() == [True, False, False]
+    assert batch.valid_rows.tolist() == [[0.5, 1.0]]
+    with pytest.raises(ValueError, match="2 names for 3 columns"):
+        schema.validate_batch(np.zeros((1, 3)))
+
+
+def test_a_clipped_array_is_a_copy():
+    schema = Schema({"a": Field(float, maximum=1, on={"range": "clip"})})
+    data = np.array([[0.5], [2.0]])
+    assert schema.validate_batch(data).valid_rows.tolist() == [[0.5], [1.0]]
+    assert data.tolist() == [[0.5], [2.0]]
+
+
+AMENDING = Schema(
+    {
+        "age": Field(int, minimum=0, maximum=120, on={"range": "clip"}),
+        "income": Field(float, default=0.5, on={"finite": "impute", "missing": "impute"}),
+        "plan": Field(str, default="pro", on={"missing": "impute"}),
+    },
+    extra="drop",
+)
+
+
+@pytest.mark.parametrize("container", ["columns", "arrays", "pandas", "polars", "arrow"])
+def test_policies_amend_columns_and_leave_the_input_alone(container):
+    data = CONTAINERS[container]
+    before = str(data)
+    batch = AMENDING.validate_batch(data)
+    amended = batch.valid_rows
+    found = {name: [as_plain(value) for value in amended[name]] for name in COLUMNS}
+    assert found == {
+        "age": [31, 0, 40, 50],
+        "income": [1.0, 2.0, 0.5, 0.5],
+        "plan": ["pro", "gold", "basic", "pro"],
+    }
+    assert str(data) == before
+
+
+def as_plain(value):
+    return value.as_py() if hasattr(value, "as_py") else value
+
+
+def names_of(table):
+    if isinstance(table, pa.Table):
+        return table.column_names
+    return list(table) if isinstance(table, dict) else list(table.columns)
+
+
+@pytest.mark.parametrize("container", ["columns", "pandas", "polars", "arrow"])
+def test_unknown_columns_can_be_dropped(container):
+    data = {"columns": COLUMNS, "pandas": pd.DataFrame(COLUMNS), "polars": pl.DataFrame(COLUMNS)}
+    data["arrow"] = pa.table(COLUMNS)
+    schema = Schema({"age": Field(int)}, extra="drop")
+    kept = schema.validate_batch(data[container]).valid_rows
+    assert names_of(kept) == ["age"]
+
+
+def test_unknown_columns_can_be_refused():
+    batch = Schema({"age": Field(int)}, extra="reject").validate_batch({"age": [1], "x": [1]})
+    assert batch.violations == {"x": {"extra": 1}}
+
+
+@pytest.mark.parametrize(("required", "valid"), [(True, False), (False, True)])
+def test_an_absent_column_is_missing_if_it_is_required(required, valid):
+    batch = Schema({"a": Field(int, required=required)}).validate_batch({"b": [1, 2]})
+    assert batch.valid.tolist() == [valid, valid]
+
+
+@pytest.mark.parametrize("frame", [dict, pd.DataFrame, pl.DataFrame])
+def test_an_absent_column_can_be_imputed(frame):
+    schema = Schema({"a": Field(int, default=3, on={"missing": "impute"})})
+    assert list(schema.validate_batch(frame({"b": [1, 2]})).valid_rows["a"]) == [3, 3]
+
+
+def test_a_warning_counts_and_keeps_the_row():
+    batch = Schema({"a": Field(int, maximum=1, on={"range": "warn"})}).validate_batch({"a": [5]})
+    assert batch.ok
+    assert batch.violations == {"a": {"range": 1}}
+
+
+def test_a_bound_that_is_no_whole_number_is_not_cut_into_ints():
+    schema = Schema({"a": Field(float, maximum=0.5, on={"range": "clip"})})
+    assert schema.validate_batch({"a": np.array([0, 7])}).valid_rows["a"].tolist() == [0.0, 0.5]
+
+
+def test_a_batch_counts_like_its_rows():
+    schema = Schema(AMENDING.fields, extra="drop")
+    schema.validate_batch(pl.DataFrame(COLUMNS | {"income": ["x"] * 4}))
+    told = schema.stats()
+    assert (told.rows, told.rejected) == (4, 4)
+    assert told.breaches["income", "type", "reject"] == 4
+    assert told.amended == 0
+
+
+# -- the law -----------------------------------------------------------------------------
+
+KINDS = st.sampled_from(["any", "bool", "datetime", "float", "int", "str"])
+FIELDS = st.builds(
+    lambda kind, nullable, bounds, levels: Field(
+        kind,
+        nullable=nullable,
+        minimum=bounds[0] if kind in {"float", "int"} else None,
+        maximum=bounds[1] if kind in {"float", "int"} else None,
+        categories=levels,
+    ),
+    KINDS,
+    st.booleans(),
+    st.sampled_from([(None, None), (-1, 2), (0, None), (None, 1)]),
+    st.sampled_from([None, None, ("a", 1, 2.0)]),
+)
+FLOATS = st.lists(st.sampled_from([math.nan, math.inf, -math.inf, -2.0, 0.0, 0.5, 1.0, 7.0]))
+DATA = st.one_of(
+    FLOATS.map(np.array),
+    FLOATS.map(lambda values: np.array(values, dtype="float32")),
+    st.lists(st.integers(0, 5)).map(lambda values: np.array(values, dtype="uint8")),
+    st.lists(st.integers(-5, 5)).map(lambda values: np.array(values, dtype="int64")),
+    st.lists(st.booleans()).map(lambda values: np.array(values, dtype=bool)),
+    st.lists(st.sampled_from(["a", "", "z", None])),
+    st.lists(st.sampled_from(["a", 1, True, None, math.nan, 2.0, datetime(2024, 1, 1), [], 1j])),
+    st.lists(st.sampled_from(["2024-01-01", "NaT"])).map(
+        lambda values: np.array(values, dtype="datetime64[ns]")
+    ),
+)
+
+
+@given(FIELDS, DATA)
+def test_a_column_gets_the_verdict_of_its_rows(field, values):
+    schema = Schema({"a": field})
+    rows = [{"a": value} for value in values]
+    columns, one_by_one = schema.validate_batch({"a": values}), schema.validate_batch(rows)
+    assert columns.valid.tolist() == one_by_one.valid.tolist()
+    assert columns.violations == one_by_one.violations
+    assert columns.where == one_by_one.where
+
+
+@given(FIELDS, FLOATS)
+def test_a_frame_gets_the_verdict_of_its_rows(field, values):
+    schema = Schema({"a": field})
+    frame = schema.validate_batch(pl.DataFrame({"a": values}, schema={"a": pl.Float64}))
+    rows = schema.validate_batch([{"a": value} for value in values])
+    assert frame.where == rows.where
+
+
+def test_a_thing_that_is_no_table_is_a_type_error():
+    with pytest.raises(TypeError):
+        SCHEMA.validate_batch(5)
