@@ -184,18 +184,18 @@ class Split:
     """
 
     stable: Route
-    arms: tuple[tuple[Route, Any, int], ...]
+    arms: tuple[tuple[Route, Any, bytes], ...]
     shares: tuple[tuple[Route, float], ...]
 
     @classmethod
     def of(cls, stable: Route, canaries: Sequence[tuple[Route, float]], *, salt: str) -> "Split":
         """Lay out ``canaries`` (route, share) in order of version."""
-        arms: list[tuple[Route, Any, int]] = []
+        arms: list[tuple[Route, Any, bytes]] = []
         left = 1.0
         ordered = tuple(sorted(canaries, key=lambda canary: canary[0].version))
         for route, share in ordered:
             likely = min(share / left, 1.0) if left > 0.0 else 0.0
-            arms.append((route, _keyed(salt, route.version), round(likely * _UNIT)))
+            arms.append((route, _keyed(salt, route.version), _threshold(likely)))
             left -= share
         return cls(stable, tuple(arms), ordered)
 
@@ -203,9 +203,10 @@ class Split:
         """Always the same route for the same ``key``."""
         data = key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass")
         for route, keyed, threshold in self.arms:
-            digest = keyed.copy()
-            digest.update(data)
-            if int.from_bytes(digest.digest(), "big") < threshold:
+            hashed = keyed.copy()
+            hashed.update(data)
+            # Big-endian bytes sort like the numbers they stand for.
+            if hashed.digest() < threshold:
                 return route
         return self.stable
 
@@ -217,6 +218,12 @@ class Split:
                 return route
             drawn -= share
         return self.stable
+
+
+def _threshold(share: float) -> bytes:
+    number = round(share * _UNIT)
+    # The whole does not fit into the eight bytes of a digest; nine sort above them all.
+    return b"\xff" * 9 if number >= _UNIT else number.to_bytes(8, "big")
 
 
 def _keyed(salt: str, version: str) -> Any:
@@ -247,9 +254,10 @@ class Table:
     shadow: tuple[str, ...] = ()
     quarantined: Mapping[str, str] = field(default_factory=_empty)
     history: tuple[Change, ...] = ()
-    pinned: Mapping[str, Route] = field(init=False)
+    pinned: dict[str, Route] = field(init=False)
     stable: Route | None = field(init=False)
     split: Split | None = field(init=False)
+    whole: Route | None = field(init=False)
     plain: Route | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -259,23 +267,24 @@ class Table:
             arms = [(Route.to(self.slots[v], "canary"), s) for v, s in self.canary.items()]
             split = Split.of(stable, arms, salt=self.salt)
         pinned = {version: Route.to(slot, "pinned") for version, slot in self.slots.items()}
-        object.__setattr__(self, "pinned", MappingProxyType(pinned))
+        object.__setattr__(self, "pinned", pinned)
         object.__setattr__(self, "stable", stable)
         object.__setattr__(self, "split", split)
-        # Set when a request without a version needs no thought at all.
-        object.__setattr__(self, "plain", None if split or self.shadow else stable)
+        # Where all requests without a version go: decided here, not once a request.
+        whole = None if split else stable
+        object.__setattr__(self, "whole", whole)
+        # And nobody wants a copy of them.
+        object.__setattr__(self, "plain", None if self.shadow else whole)
 
     def choose(self, version: str | None, key: Key | None, rng: Random) -> Route:
         """Route of one request; raises :class:`~prodml.errors.UnknownVersion`."""
-        if version is not None:
-            route = self.pinned.get(version)
-            if route is None:
-                raise self.unknown(version)
+        route = self.whole if version is None else self.pinned.get(version)
+        if route is not None:
             return route
-        if self.stable is None:
-            raise self.unknown("(default)")
+        if version is not None:
+            raise self.unknown(version)
         if self.split is None:
-            return self.stable
+            raise self.unknown("(default)")
         return self.split.by_chance(rng) if key is None else self.split.by_key(key)
 
     def unknown(self, version: str) -> UnknownVersion:

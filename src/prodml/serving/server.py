@@ -95,8 +95,8 @@ class VersionedModelServer(Versions):
             ``version`` is not loaded, or no default is set.
         """
         table = self._table
-        route = table.plain
-        if version is not None or route is None:
+        route = table.plain if version is None else table.pinned.get(version)
+        if route is None:
             return self._predict(features, version, key)
         # This is ``resolve`` and ``release`` spelt out: the hot path of the room.
         busy = route.busy
@@ -180,7 +180,9 @@ class VersionedModelServer(Versions):
         """
         while True:
             table = self._table
-            route = table.choose(version, key, self.rng)
+            route = table.whole if version is None else table.pinned.get(version)
+            if route is None:
+                route = table.choose(version, key, self.rng)
             route.busy.append(None)
             if self._table is table:
                 return route
