@@ -1,0 +1,34 @@
+"""Predictions kept by what they depend on: features, model version, function, arguments.
+
+Start with ``cache = PredictionCache()`` and put ``@cached_prediction(cache)`` on
+``predict(features, model_version)``; give the cache a Redis URL to share it between
+processes.  The cache never gives one input the answer of another (keys are exact and the
+same on every machine), computes each answer once however many ask at the same time, and
+cannot break a prediction: what has no name is computed, a store that fails is a miss.
+``cache.drop("v1")`` forgets a version everywhere in one operation, ``cache.stats()`` and
+``cache.explain(features, version)`` say what happened and why.  Flows of your own use the
+steps of :class:`CacheSteps`; :func:`canonical` is the format of the keys.
+"""
+
+from prodml.cache.backoff import Backoff
+from prodml.cache.cached import CachedBatches, CachedCalls, cached_prediction
+from prodml.cache.keys import canonical
+from prodml.cache.prediction_cache import PredictionCache
+from prodml.cache.stats import CacheStats, Explanation
+from prodml.cache.steps import CacheSteps, Key, Uncached
+from prodml.types import MISS
+
+__all__ = [
+    "MISS",
+    "Backoff",
+    "CacheStats",
+    "CacheSteps",
+    "CachedBatches",
+    "CachedCalls",
+    "Explanation",
+    "Key",
+    "PredictionCache",
+    "Uncached",
+    "cached_prediction",
+    "canonical",
+]

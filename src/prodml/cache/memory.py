@@ -1,0 +1,189 @@
+"""The first tier: this process's memory, bounded by bytes, evicted by S3-FIFO.
+
+Most rows are asked for once.  S3-FIFO lets newcomers through a small queue and keeps in
+the main one only what was asked for again, with a list of the recently expelled to tell a
+comeback from a newcomer (Yang et al. 2023, "FIFO queues are all you need for cache
+eviction", SOSP).  A hit writes one small number and takes no lock.
+"""
+
+import re
+import sys
+import threading
+from collections import OrderedDict, deque
+from typing import Any, Final
+
+from prodml.errors import BadConfiguration
+
+__all__ = ["Memory", "size_of"]
+
+_UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9} | {
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
+_SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+# What the interpreter spends on an entry beside its key and value, as measured: the entry,
+# its places in the table and a queue, and its share of the list of expelled keys.
+_OVERHEAD: Final = 420
+
+
+def size_of(size: int | str | None, setting: str) -> int:
+    """Bytes meant by ``size``: a number, ``"64 MiB"``, or None for none.
+
+    Raises
+    ------
+    BadConfiguration
+        It is not a size; the message names ``setting``.
+
+    Examples
+    --------
+    >>> size_of("64 MiB", "memory"), size_of("1.5 kB", "memory"), size_of(None, "memory")
+    (67108864, 1500, 0)
+    """
+    if size is None:
+        return 0
+    found = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    if found is not None and found[2].upper() in _UNITS:
+        return int(float(found[1]) * _UNITS[found[2].upper()])
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        return size
+    raise BadConfiguration(f"{setting}={size!r} is not a size: use bytes or text like '64 MiB'")
+
+
+class _Entry:
+    """One value.  ``data`` is (value, encoded?, expires, born), swapped as a whole."""
+
+    __slots__: tuple[str, ...] = ("data", "hits", "key", "resident", "size")
+
+    def __init__(self, key: bytes, data: tuple[Any, bool, float, float], size: int) -> None:
+        self.key: bytes = key
+        self.data: tuple[Any, bool, float, float] = data
+        self.size: int = size
+        self.hits: int = 0
+        self.resident: bool = False
+
+
+class Memory:
+    """Values by key, at most ``capacity`` bytes of them.
+
+    Safe for any number of threads.
+
+    Examples
+    --------
+    >>> memory = Memory(10_000)
+    >>> memory.put(b"key", 0.5, encoded=False, now=0.0, expires=60.0)
+    True
+    >>> memory.find(b"key", now=59.0), memory.find(b"key", now=60.0)
+    ((0.5, False, 60.0, 0.0), None)
+    """
+
+    __slots__: tuple[str, ...] = (
+        "_entries",
+        "_ghosts",
+        "_lock",
+        "_main",
+        "_small",
+        "_small_bytes",
+        "capacity",
+        "evictions",
+        "used",
+    )
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity: int = capacity
+        self.used: int = 0
+        self.evictions: int = 0
+        self._entries: dict[bytes, _Entry] = {}
+        self._small: deque[_Entry] = deque()
+        self._main: deque[_Entry] = deque()
+        # Hashes are enough here: a collision costs one entry a better place in the queue.
+        self._ghosts: OrderedDict[int, None] = OrderedDict()
+        self._small_bytes: int = 0
+        self._lock: threading.Lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, key: bytes, now: float) -> tuple[Any, bool, float, float] | None:
+        """Value, whether it is encoded, when it ends and was born; None if absent or over."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        data = entry.data
+        if now >= data[2]:
+            return None
+        if entry.hits < 3:
+            entry.hits += 1
+        return data
+
+    def put(self, key: bytes, value: Any, *, encoded: bool, now: float, expires: float) -> bool:
+        """Keep ``value``; return False when it alone is larger than half the capacity."""
+        size = sys.getsizeof(key) + sys.getsizeof(value) + _OVERHEAD
+        if size * 2 > self.capacity:
+            return False
+        data = (value, encoded, expires, now)
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                self._admit(_Entry(key, data, size))
+            else:
+                self._renew(entry, data, size)
+            while self.used > self.capacity:
+                self._expel(now)
+        return True
+
+    def resize(self, capacity: int, now: float) -> None:
+        """Change the bound, letting go of what no longer fits."""
+        with self._lock:
+            self.capacity = capacity
+            while self.used > capacity:
+                self._expel(now)
+
+    def _admit(self, entry: _Entry) -> None:
+        self._entries[entry.key] = entry
+        self.used += entry.size
+        entry.resident = self._ghosts.pop(hash(entry.key), self) is None
+        if entry.resident:
+            self._main.append(entry)
+        else:
+            self._small.append(entry)
+            self._small_bytes += entry.size
+
+    def _renew(self, entry: _Entry, data: tuple[Any, bool, float, float], size: int) -> None:
+        self.used += size - entry.size
+        if not entry.resident:
+            self._small_bytes += size - entry.size
+        entry.size = size
+        entry.data = data
+
+    def _forget(self, entry: _Entry) -> None:
+        del self._entries[entry.key]
+        self.used -= entry.size
+        self.evictions += 1
+
+    def _expel(self, now: float) -> None:
+        if self._small and (self._small_bytes * 10 >= self.capacity or not self._main):
+            self._expel_newcomer(now)
+        else:
+            self._expel_resident(now)
+
+    def _expel_newcomer(self, now: float) -> None:
+        entry = self._small.popleft()
+        self._small_bytes -= entry.size
+        if entry.hits > 0 and now < entry.data[2]:
+            entry.hits, entry.resident = 0, True
+            self._main.append(entry)
+            return
+        self._forget(entry)
+        self._ghosts[hash(entry.key)] = None
+        while len(self._ghosts) > len(self._entries) + 16:
+            self._ghosts.popitem(last=False)
+
+    def _expel_resident(self, now: float) -> None:
+        entry = self._main.popleft()
+        if entry.hits > 0 and now < entry.data[2]:
+            entry.hits -= 1
+            self._main.append(entry)
+            return
+        self._forget(entry)

@@ -1,0 +1,130 @@
+"""What a cache has done so far, and why it would or would not answer a row."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+__all__ = ["CacheStats", "Counts", "Explanation"]
+
+
+@dataclass(slots=True)
+class Counts:
+    """Running numbers; bare additions, so a free-threaded build may lose a few."""
+
+    memory_hits: int = 0
+    store_hits: int = 0
+    coalesced: int = 0
+    misses: int = 0
+    uncacheable: int = 0
+    unstorable: int = 0
+    corrupt: int = 0
+    store_errors: int = 0
+    store_skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStats:
+    """Numbers since the cache was made.
+
+    Parameters
+    ----------
+    memory_hits, store_hits
+        Rows answered by each tier.
+    coalesced
+        Rows answered by a computation that another caller had under way.
+    misses
+        Rows that had to be computed (or, for ``get``, were not there).
+    uncacheable
+        Calls that went through because something in them cannot be named.
+    unstorable
+        Answers that were not kept: of a type that cannot be encoded, or too large.
+    corrupt
+        Stored entries that were refused and counted as misses.
+    store_errors, store_skipped
+        Failed calls of the store, and calls spared while it was down.
+    evictions, entries, bytes, capacity
+        The memory tier.
+
+    Examples
+    --------
+    >>> from prodml.cache import PredictionCache
+    >>> cache = PredictionCache()
+    >>> cache.set({"age": 41}, "v1", 0.5)
+    True
+    >>> cache.get({"age": 41}, "v1"), cache.stats().hit_ratio
+    (0.5, 1.0)
+    """
+
+    memory_hits: int
+    store_hits: int
+    coalesced: int
+    misses: int
+    uncacheable: int
+    unstorable: int
+    corrupt: int
+    store_errors: int
+    store_skipped: int
+    evictions: int
+    entries: int
+    bytes: int
+    capacity: int
+
+    @property
+    def hits(self) -> int:
+        """Rows that no computation of their own was needed for."""
+        return self.memory_hits + self.store_hits + self.coalesced
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits among the rows that could have been hits, in [0, 1]; 0 before the first."""
+        return self.hits / max(1, self.hits + self.misses)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers by name."""
+        numbers = {field.name: getattr(self, field.name) for field in fields(self)}
+        return numbers | {"hits": self.hits, "hit_ratio": self.hit_ratio}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a row is, or is not, answered from memory.
+
+    Parameters
+    ----------
+    cacheable
+        Whether features and version can be named.
+    reason
+        One sentence.
+    key
+        The entry's name in a shared store; empty when it has none.
+    canonical
+        Canonical bytes of the features.
+    function, version
+        What else is in the key.
+    tier
+        ``"memory"``, or empty: stores are not asked.
+    age, expires_in
+        Seconds since the entry reached this process's memory, and seconds left; None when
+        it is not there or never ends.
+
+    Examples
+    --------
+    >>> from prodml.cache import PredictionCache
+    >>> print(PredictionCache().explain({"age": open}, "v1"))
+    not cacheable: cannot name a builtins.builtin_function_or_method
+    """
+
+    cacheable: bool
+    reason: str
+    key: str = ""
+    canonical: bytes = b""
+    function: str = ""
+    version: Any = None
+    tier: str = ""
+    age: float | None = None
+    expires_in: float | None = None
+
+    def __str__(self) -> str:
+        if not self.cacheable:
+            return f"not cacheable: {self.reason}"
+        where = f"in {self.tier}" if self.tier else "not in memory"
+        return f"{where}: {self.reason}; key {self.key}, features {self.canonical.hex()}"

@@ -1,0 +1,147 @@
+"""The second tier: a store that other processes share, reached through a guard.
+
+Whatever the store does (refuse, stall, answer rubbish), a call here ends with a miss and a
+count, never with an error.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+from prodml._call import Guard, Invoke, Outcome, Steps, protect
+from prodml.cache.stats import Counts
+from prodml.errors import BadConfiguration, CorruptRecord, Rejected, StoreUnavailable
+from prodml.stores import AsyncStore, Store, open_async_store, open_store
+
+__all__ = ["BulkStore", "StoreTier"]
+
+
+@runtime_checkable
+class BulkStore(Protocol):
+    """What a store may offer beside :class:`~prodml.stores.Store`: many keys in one trip."""
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Value of each key, None where absent."""
+        ...
+
+    def set_many(self, items: Mapping[str, bytes], *, ttl: float | None = None) -> None:
+        """Keep all ``items`` for ``ttl`` seconds."""
+        ...
+
+    def setdefault(self, key: str, value: bytes) -> bytes:
+        """Value of ``key``, which is set to ``value`` if absent; one atomic operation."""
+        ...
+
+
+class StoreTier:
+    """Reads and writes of one store as steps for both colours.
+
+    Parameters
+    ----------
+    target
+        A URL, a client object, or a store, plain or awaited.
+
+    Raises
+    ------
+    BadConfiguration
+        Nothing is registered for ``target``.
+    """
+
+    __slots__: tuple[str, ...] = ("_async", "_counts", "_guard", "_sync")
+
+    def __init__(self, target: Any, guard: Guard[Any], counts: Counts) -> None:
+        self._guard: Guard[Any] = guard
+        self._counts: Counts = counts
+        self._sync: Store | None = None
+        self._async: AsyncStore | None = None
+        self._sync, self._async = _colours(target)
+
+    def read(self, names: Sequence[str]) -> Steps:
+        """Steps to ``([bytes or None, ...], None)``, in one round trip if the store can."""
+        if len(names) == 1:
+            value, _ = yield from self._ask("get", names[0])
+            return [value], None
+        if self._bulky:
+            found, error = yield from self._ask("get_many", names)
+            return (found if error is None else [None] * len(names)), None
+        values: list[bytes | None] = []
+        for name in names:
+            value, _ = yield from self._ask("get", name)
+            values.append(value)
+        return values, None
+
+    def write(self, items: Mapping[str, bytes], ttl: float | None) -> Steps:
+        """Steps to ``(whether all was taken, None)``."""
+        if len(items) > 1 and self._bulky:
+            _, error = yield from self._ask("set_many", items, ttl=ttl)
+            return error is None, None
+        taken = True
+        for name, value in items.items():
+            _, error = yield from self._ask("set", name, value, ttl=ttl)
+            taken = taken and error is None
+        return taken, None
+
+    def settle(self, name: str, proposal: bytes) -> Steps:
+        """Steps to ``(value now at name or None if unknown, None)``; proposes one if absent."""
+        if self._bulky:
+            value, _ = yield from self._ask("setdefault", name, proposal)
+            return value, None
+        value, error = yield from self._ask("get", name)
+        if value is None and error is None:
+            _, error = yield from self._ask("set", name, proposal)
+            return (proposal if error is None else None), None
+        return value, None
+
+    @property
+    def store(self) -> Store | AsyncStore | None:
+        """The store itself, plain if there is a plain one."""
+        return self._sync or self._async
+
+    def close(self) -> Steps:
+        """Steps that let go of connections; stores without ``close`` have none."""
+        call = getattr(self._sync, "close", _nothing)
+        yield Invoke(call, acall=getattr(self._async, "close", None))
+        return None, None
+
+    @property
+    def _bulky(self) -> bool:
+        return isinstance(self._sync or self._async, BulkStore)
+
+    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Steps:
+        acall = getattr(self._async, method) if self._async is not None else None
+        call = getattr(self._sync, method) if self._sync is not None else _only_awaited
+        step = Invoke(call, args, kwargs, acall=acall)
+        outcome = yield from protect(self._guard, step)
+        self._count(outcome)
+        return outcome
+
+    def _count(self, outcome: Outcome) -> None:
+        error = outcome[1]
+        if isinstance(error, Rejected):
+            self._counts.store_skipped += 1
+        elif isinstance(error, CorruptRecord):
+            self._counts.corrupt += 1
+        elif error is not None:
+            self._counts.store_errors += 1
+
+
+def _nothing() -> None:
+    """Stand in for a store that holds nothing."""
+
+
+def _only_awaited(*_: Any, **__: Any) -> Any:
+    raise StoreUnavailable("cache store", "it is asynchronous; pass a URL to use it in threads")
+
+
+def _colours(target: Any) -> tuple[Store | None, AsyncStore | None]:
+    store = open_store(target)
+    if inspect.iscoroutinefunction(cast("Callable[..., Any]", store.get)):
+        return getattr(store, "twin", None), cast("AsyncStore", store)
+    twin = getattr(store, "twin", None)
+    if twin is None and store is not target:
+        try:
+            twin = open_async_store(target)
+        except BadConfiguration:
+            # Embedded stores have one colour: quick enough to be called from a task.
+            twin = None
+    return store, twin
