@@ -12,7 +12,7 @@ from operator import contains, ge, itemgetter, le
 from sys import float_info
 from typing import Any, TypeAlias
 
-from prodml.types import Features
+from prodml.types import MISS, Features, Miss
 from prodml.validation.field import Field, kind_of_type
 
 __all__ = ["FastPath"]
@@ -26,11 +26,15 @@ _Getter: TypeAlias = Callable[[Any], _Values]
 class _Plan:
     """Comparisons that rows of one pattern of types still need."""
 
-    __slots__: tuple[str, ...] = ("_highs", "_levels", "_listed", "_lows", "_ranged")
+    __slots__: tuple[str, ...] = ("_highs", "_levels", "_listed", "_lows", "_ranged", "present")
 
     def __init__(
-        self, ranged: Mapping[int, tuple[float, float]], listed: Mapping[int, frozenset[Any]]
+        self,
+        ranged: Mapping[int, tuple[float, float]],
+        listed: Mapping[int, frozenset[Any]],
+        present: int,
     ) -> None:
+        self.present: int = present
         self._ranged: _Getter = _getter(tuple(ranged))
         self._lows: _Values = tuple(low for low, _ in ranged.values())
         self._highs: _Values = tuple(high for _, high in ranged.values())
@@ -60,11 +64,13 @@ class FastPath:
     (True, False, False, False)
     """
 
-    __slots__: tuple[str, ...] = ("_closed", "_fields", "_get", "_plans")
+    __slots__: tuple[str, ...] = ("_closed", "_fields", "_get", "_names", "_optional", "_plans")
 
     def __init__(self, fields: Mapping[str, Field], extra: str) -> None:
         self._fields: tuple[Field, ...] = tuple(fields.values())
-        self._get: _Getter = _getter(tuple(fields))
+        self._names: tuple[str, ...] = tuple(fields)
+        self._get: _Getter = _getter(self._names)
+        self._optional: bool = not all(field.required for field in self._fields)
         self._closed: bool = extra != "allow"
         self._plans: dict[tuple[type, ...], _Plan | None] = {}
 
@@ -76,18 +82,20 @@ class FastPath:
         try:
             values = self._get(row)
         except KeyError:
-            return False
+            if not self._optional:
+                return False
+            values = self._with_gaps(row)
         plan = self._plans.get(tuple(map(type, values)))
-        if plan is None or (self._closed and len(row) != len(values)):
+        if plan is None or (self._closed and len(row) != plan.present):
             return False
         return plan.accepts(values)
 
+    def _with_gaps(self, row: Features) -> _Values:
+        return tuple([row.get(name, MISS) for name in self._names])
+
     def learn(self, row: Features) -> None:
         """Make a plan for rows whose values have the types of ``row``, which is acceptable."""
-        try:
-            types = tuple(map(type, self._get(row)))
-        except KeyError:
-            return
+        types = tuple(map(type, self._with_gaps(row)))
         if types not in self._plans and len(self._plans) < _MAX_PLANS:
             self._plans[types] = _plan(self._fields, types)
 
@@ -97,7 +105,7 @@ def _plan(fields: Sequence[Field], types: Sequence[type]) -> _Plan | None:
     ranged: dict[int, tuple[float, float]] = {}
     listed: dict[int, frozenset[Any]] = {}
     for index, (field, cls) in enumerate(zip(fields, types, strict=True)):
-        if cls is type(None) and field.nullable:
+        if cls is Miss or (cls is type(None) and field.nullable):
             continue
         if not _settled(field, cls):
             return None
@@ -107,7 +115,7 @@ def _plan(fields: Sequence[Field], types: Sequence[type]) -> _Plan | None:
             ranged[index] = (low, high)
         if field.categories is not None:
             listed[index] = frozenset(field.categories)
-    return _Plan(ranged, listed)
+    return _Plan(ranged, listed, present=sum(cls is not Miss for cls in types))
 
 
 def _settled(field: Field, cls: type) -> bool:
