@@ -216,6 +216,18 @@ def test_a_trial_of_an_earlier_half_open_time_does_not_count_in_a_later_one(make
     assert (breaker.snapshot().successes, breaker.snapshot().trials) == (0, 1)
 
 
+@pytest.mark.parametrize("ending", ["leave", "fail"])
+def test_a_trial_of_an_earlier_half_open_time_neither_closes_nor_opens_it(make, clock, ending):
+    breaker = make(trial_limit=2, trial_lease=60.0)
+    half_open(breaker, clock)
+    early, failing = breaker.enter(), breaker.enter()
+    breaker.fail(failing, ConnectionError())
+    clock.advance(10.0)
+    breaker.enter()
+    getattr(breaker, ending)(early, ConnectionError())
+    assert (breaker.state, breaker.snapshot().trials) == (HALF_OPEN, 1)
+
+
 def test_a_hung_trial_loses_its_slot_when_its_lease_ends(make, clock):
     breaker = make(trial_lease=5.0)
     half_open(breaker, clock)
@@ -309,7 +321,8 @@ def test_a_shadow_counts_what_it_would_have_rejected(breaker, clock, facts):
 
 def test_leaving_the_shadow_enforces_again(breaker, facts):
     breaker.shadow()
-    call(breaker, fail, fail, fail)
+    call(breaker, fail, fail, fail, well, well)
+    assert breaker.snapshot().would_reject == 2
     breaker.reset()
     assert (breaker.state, breaker.snapshot().would_reject) == (CLOSED, 0)
     call(breaker, fail, fail, fail)

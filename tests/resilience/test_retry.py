@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gc
 import math
 import weakref
@@ -144,7 +145,7 @@ class Busy(ConnectionError):
 
 @pytest.mark.parametrize(
     ("asked", "waited"),
-    [(5.0, 5.0), (0.5, 2.0), ("120", 2.0), (None, 2.0), (math.nan, 2.0), (-3, 2.0)],
+    [(5.0, 5.0), (60.0, 60.0), (0.5, 2.0), ("120", 2.0), (None, 2.0), (math.nan, 2.0), (-3, 2.0)],
 )
 def test_a_longer_retry_after_is_honoured(make, clock, asked, waited):
     make()(Script(Busy(asked), 1))()
@@ -166,6 +167,12 @@ def test_a_wait_that_ends_after_the_deadline_is_not_begun(form, make, clock):
     assert raised.value is error
     assert clock.slept == [2.0, 2.0]
     assert "deadline" in error.__notes__[0]
+
+
+def test_a_wait_that_ends_with_the_deadline_is_not_begun(form, make, clock):
+    with Deadline(2.0, clock=clock), pytest.raises(ConnectionError):
+        form(make(), Script(LOST, 1))
+    assert clock.slept == []
 
 
 def test_an_outer_deadline_counts_too(form, make, clock):
@@ -241,18 +248,21 @@ def test_neither_error_nor_frames_are_kept(make):
     class Own(ConnectionError):
         pass
 
-    def failing():
-        raise Own
+    references = []
 
-    def caught():
+    def failing():
+        error = Own()
+        references.append(weakref.ref(error))
         try:
-            make()(failing)()
-        except Own as error:
-            return weakref.ref(error)
+            raise error
+        finally:
+            del error
 
     gc.disable()
     try:
-        assert caught()() is None
+        with contextlib.suppress(Own):
+            make()(failing)()
+        assert [reference() for reference in references] == [None] * 3
     finally:
         gc.enable()
 

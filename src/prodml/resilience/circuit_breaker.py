@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast, final
 
-from prodml._call import Guard, Kind, abandoned, kind_of
+from prodml._call import Guard, Kind, kind_of
 from prodml._window import FAILED, OK, SLOW, CountWindow, Tally, TimeWindow, Window
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration, CircuitOpen, DeadlineExceeded, Rejected
@@ -478,7 +478,8 @@ class CircuitBreaker(Guard[_Token]):
             return FAILED
 
     def _no_verdict(self, error: BaseException) -> bool:
-        if abandoned(error) or not isinstance(error, self.on) or isinstance(error, self.ignore):
+        # What was abandoned is no Exception, so ``on`` cannot cover it.
+        if not isinstance(error, self.on) or isinstance(error, self.ignore):
             return True
         # A rejection says that the dependency was not called; a timeout says that it hung.
         return isinstance(error, Rejected) and not isinstance(error, DeadlineExceeded)
