@@ -164,7 +164,13 @@ def test_nothing_is_lost_in_5000_releases_under_8_tasks():
     assert sum(calls.values()) >= 100_000
 
 
-def test_drain_cannot_miss_a_reader_between_choice_and_mark():
+def ask_by_lease(server):
+    with server.lease() as lease:
+        return lease.predict({})
+
+
+@pytest.mark.parametrize("ask", [lambda server: server.predict({}), ask_by_lease])
+def test_drain_cannot_miss_a_reader_between_choice_and_mark(ask):
     """The one dangerous moment, forced: the table moves after the choice, before the mark."""
     server = VersionedModelServer(events=Stream())
     for version in ("v1", "v2"):
@@ -182,6 +188,6 @@ def test_drain_cannot_miss_a_reader_between_choice_and_mark():
     object.__setattr__(slot, "busy", Late())
     server.route()
     assert server._table.stable.busy is slot.busy
-    assert server.predict({}) == "v2"
+    assert ask(server) == "v2"
     assert slot.busy == []
     assert slot.model.buffer == []

@@ -322,19 +322,24 @@ class ModelRegistry:
         pinned: bool = False,
     ) -> int:
         _check_name(_NAME, "model name", name)
-        if wanted in (versions := self.versions(name)):
+        versions = self.versions(name)
+        if wanted in versions:
             return int(wanted)
         found = None
         if not pinned and _ALIAS.fullmatch(wanted):
-            moves = self.history(name, wanted) if at is not None else self._latest(name, wanted)
-            until = _epoch(at)
-            for move in moves:
-                if until is None or move.at <= until:
-                    found = move.new
+            found = self._pointed(name, wanted, _epoch(at))
         if found is None:
             known = versions if pinned else (*versions, *self.aliases(name))
             raise UnknownVersion(name, wanted, known)
         return int(found)
+
+    def _pointed(self, name: str, alias: str, until: float | None) -> str | None:
+        """Version that ``alias`` points at, or pointed at when it was ``until``."""
+        moves = self._latest(name, alias) if until is None else self.history(name, alias)
+        for move in reversed(moves):
+            if until is None or move.at <= until:
+                return move.new
+        return None
 
     def _latest(self, name: str, alias: str) -> tuple[AliasMove, ...]:
         topic = f"aliases/{name}/{alias}"

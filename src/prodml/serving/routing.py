@@ -126,6 +126,12 @@ class Route:
     :meth:`release` exactly once, in a ``finally``.  The object is shared by all requests
     with the same decision and stays valid for reading (``version``, ``arm``) after the
     release; ``model`` and the calls are safe only before it.
+
+    Examples
+    --------
+    >>> route = Route.to(Slot.of("v1", abs), "stable")
+    >>> route.version, route.arm, route.predict(-1), route.predict_batch([-1, 2])
+    ('v1', 'stable', 1, [1, 2])
     """
 
     arm: Arm

@@ -69,6 +69,19 @@ class Shadow:
     inline
         Score at once on the calling thread: for simulations and notebooks, where order
         matters more than latency.
+
+    Examples
+    --------
+    >>> from prodml.serving import VersionedModelServer
+    >>> server = VersionedModelServer()
+    >>> server.load_model("v1", abs)
+    >>> server.load_model("v2", lambda x: 1 / x)
+    >>> shadow = Shadow(borrow=server.resolve, inline=True)
+    >>> route = server.resolve("v1")
+    >>> shadow.offer(["v2"], route, 0, route.predict(0))
+    >>> route.release()
+    >>> shadow.stats()
+    ShadowStats(offered=1, scored=0, failed=1, dropped=0)
     """
 
     borrow: Callable[[str], Route]
