@@ -101,6 +101,13 @@ def test_nan_is_never_an_answer(value):
     assert AnswerCheck(finite=False).reason(value) is not None
 
 
+@pytest.mark.parametrize("value", [np.float32("inf"), np.float32([math.inf]), np.float16([1.0])])
+def test_narrow_floats_do_not_round_the_bounds(value):
+    check = AnswerCheck(minimum=-1e300, maximum=1e300)
+    assert (check.reason(value) is None) == bool(np.isfinite(value).all())
+    assert AnswerCheck(finite=False, maximum=0.1).reason(np.float32(0.1)) is not None
+
+
 @pytest.mark.parametrize(
     "value", ["yes", ["yes", "no"], np.array(["no"]), np.array(["no"], object)]
 )

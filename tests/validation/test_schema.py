@@ -96,6 +96,23 @@ def test_a_second_row_of_the_same_types_is_judged_as_strictly():
             schema.validate({**GOOD, **bad})
 
 
+@pytest.mark.parametrize("cls", [np.float16, np.float32, np.float64, np.longdouble])
+@pytest.mark.parametrize("bounds", [{}, {"maximum": 1e300}, {"minimum": 0, "maximum": 9}])
+def test_infinities_of_every_width_are_caught_after_a_good_row(cls, bounds):
+    schema = Schema({"a": Field(float, **bounds)})
+    schema.validate({"a": cls(1)})
+    assert rules(schema.check({"a": cls(math.inf)})) == {("a", "finite")}
+    assert rules(schema.check({"a": cls(math.nan)})) == {("a", "missing")}
+    array = np.array([1, math.inf], dtype=cls)
+    assert schema.validate_batch({"a": array}).where == {("a", "finite"): [1]}
+
+
+def test_a_narrow_float_is_compared_at_full_width():
+    schema = Schema({"a": Field(float, maximum=0.1)})
+    assert rules(schema.check({"a": np.float32(0.1)})) == {("a", "range")}
+    assert not schema.validate_batch({"a": np.float32([0.1])}).ok
+
+
 # -- unknown fields ----------------------------------------------------------------------
 
 

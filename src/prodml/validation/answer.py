@@ -117,6 +117,9 @@ class AnswerCheck:
     def _array_reason(self, array: Any) -> str | None:
         import numpy as np
 
+        if array.dtype.kind == "f" and array.dtype.itemsize < 8:
+            # A narrow float would round the bounds to its own width, infinity included.
+            array = array.astype(np.float64)
         wrong = ~np.isfinite(array) if self.finite else np.isnan(array)
         if self.minimum is not None:
             wrong = wrong | (array < self.minimum)
@@ -144,6 +147,8 @@ class AnswerCheck:
         if kind_of_type(type(value)) not in _NUMBERS:
             ranged = self.minimum is not None or self.maximum is not None
             return f"{value!r} is not a number" if ranged else None
+        if not isinstance(value, (float, int)) and hasattr(value, "item"):
+            value = value.item()
         if self.finite and value in (inf, -inf):
             return f"{value!r} is not finite"
         if self.minimum is not None and value < self.minimum:

@@ -126,7 +126,11 @@ def _numeric_breaches(wanted: Field, values: Any, kind: Any) -> dict[Rule, Mask]
     import numpy as np
 
     nothing = np.zeros(len(values), dtype=bool)
+    found = kind or kind_of_type(values.dtype.type)
     floating = values.dtype.kind == "f"
+    if floating and values.dtype.itemsize < 8:
+        # A narrow float would round the bounds to its own width, infinity included.
+        values = values.astype(np.float64)
     null = np.isnan(values) if floating else nothing
     infinite = np.isinf(values) if floating else nothing
     masks: dict[Rule, Mask] = {}
@@ -134,7 +138,6 @@ def _numeric_breaches(wanted: Field, values: Any, kind: Any) -> dict[Rule, Mask]
         masks["missing"] = null
     if wanted.kind == "any":
         return masks
-    found = kind or kind_of_type(values.dtype.type)
     wrong = nothing
     if wanted.kind == "int" and floating:
         wrong = ~null & (infinite | (values != np.trunc(values)))

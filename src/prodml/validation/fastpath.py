@@ -122,6 +122,9 @@ def _settled(field: Field, cls: type) -> bool:
     kind = kind_of_type(cls)
     if kind == "datetime" and cls.__name__ in {"NaTType", "datetime64"}:
         return False
+    # A narrow float of numpy would round the bounds to its own width, infinity included.
+    if kind == "float" and not issubclass(cls, float):
+        return False
     if field.kind == "any":
         return cls in _STEADY and field.categories is None
     return field.kind == kind or (field.kind == "float" and kind == "int")

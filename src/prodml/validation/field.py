@@ -266,6 +266,9 @@ def breach(field: Field, value: Any) -> Rule | None:
 
 
 def _number_breach(field: Field, value: Any) -> Rule | None:
+    # A narrow float of numpy would round the bounds to its own width, infinity included.
+    if not isinstance(value, (float, int)) and hasattr(value, "item"):
+        value = value.item()
     if value in _INFINITIES:
         return "finite"
     below = field.minimum is not None and value < field.minimum
