@@ -81,6 +81,13 @@ class CircuitSnapshot:
         Shadow mode: calls it would have rejected, and how many of those succeeded.
     reason
         Why the current state was entered.
+
+    Examples
+    --------
+    >>> breaker = CircuitBreaker("db")
+    >>> breaker.force_open("maintenance")
+    >>> breaker.snapshot().mode, breaker.snapshot().reason
+    ('forced open', 'maintenance')
     """
 
     name: str
@@ -579,7 +586,13 @@ class CircuitBreaker(Guard[_Token]):
         calm = not era.failures and self.failed is None and self.slow_after is None
         window = era.window
         era.quiet = calm and window is None
-        era.note = window.add if calm and isinstance(window, CountWindow) else None
+        if not calm or window is None:
+            era.note = None
+        elif isinstance(window, CountWindow):
+            era.note = window.add
+        else:
+            monotonic = self.clock.monotonic
+            era.note = lambda outcome: window.add(outcome, monotonic())
 
     @property
     def _rated(self) -> bool:
