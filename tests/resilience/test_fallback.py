@@ -62,6 +62,11 @@ def test_a_default_is_a_value_falsy_or_not(ask, default):
     assert (served.value, served.rung, served.degraded) == (default, "default", True)
 
 
+def test_a_default_alone_is_a_chain_and_always_degraded(ask):
+    served = ask(FallbackChain(default=0), {})
+    assert (served.value, served.rung, served.degraded) == (0, "default", True)
+
+
 def test_a_default_may_be_computed_from_the_features(ask):
     chain = FallbackChain(Rung("first", DOWN), default=lambda row: row["x"] * 0)
     assert ask(chain, {"x": 3}).value == 0

@@ -158,7 +158,7 @@ class FallbackChain(Generic[T]):
     Parameters
     ----------
     *rungs
-        At least one, best first.
+        Best first; at least one, or a ``default``.
     default
         The last resort: a value, or a function of the features.  It is given at once, even
         when no time is left (unless it is asynchronous).  Falsy values and None are
@@ -171,7 +171,7 @@ class FallbackChain(Generic[T]):
     Raises
     ------
     BadConfiguration
-        No rung, two of one name, or a rung called ``"default"``.
+        Neither rung nor default, two rungs of one name, or one called ``"default"``.
 
     Notes
     -----
@@ -232,8 +232,8 @@ class FallbackChain(Generic[T]):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         names = [rung.name for rung in rungs]
-        if not names:
-            raise BadConfiguration("a fallback chain needs at least one rung")
+        if not names and default is MISS:
+            raise BadConfiguration("a fallback chain needs at least one rung or a default")
         if len({*names, "default"}) <= len(names):
             raise BadConfiguration(
                 f"rung names must differ, and not be 'default': {', '.join(names)}"
@@ -311,7 +311,7 @@ class FallbackChain(Generic[T]):
         return Served(
             answer,
             rung,
-            rung != self.rungs[0].name,
+            not self.rungs or rung != self.rungs[0].name,
             errors,
             self.clock.monotonic() - began,
         )
