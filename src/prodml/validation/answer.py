@@ -4,15 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from sys import float_info
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from prodml.errors import BadConfiguration, RejectedAnswer
 from prodml.types import is_missing
 from prodml.validation.field import kind_of_type
 
 __all__ = ["AnswerCheck"]
-
-T = TypeVar("T")
 
 _NUMBERS = frozenset({"bool", "float", "int"})
 
@@ -48,7 +46,7 @@ class AnswerCheck:
     --------
     >>> probability = AnswerCheck(minimum=0.0, maximum=1.0)
     >>> probability(0.3)
-    0.3
+    True
     >>> probability([0.2, float("nan")])
     Traceback (most recent call last):
         ...
@@ -79,8 +77,8 @@ class AnswerCheck:
     def _retuned(self) -> None:
         self.__post_init__()
 
-    def __call__(self, value: T) -> T:
-        """Return ``value`` as it is, or refuse it.
+    def __call__(self, value: Any) -> bool:
+        """Return True, or refuse ``value``: what services and rungs take as ``accept``.
 
         Raises
         ------
@@ -89,11 +87,11 @@ class AnswerCheck:
         """
         simple = type(value) is float and self.allowed is None and self.shape is None
         if simple and self._low <= cast("float", value) <= self._high:
-            return value
+            return True
         reason = self.reason(value)
         if reason is not None:
             raise RejectedAnswer(reason, value)
-        return value
+        return True
 
     def reason(self, value: Any) -> str | None:
         """Why ``value`` is refused, or None.
