@@ -40,7 +40,7 @@ def test_every_container_teaches_the_same_schema(container):
             "kind": "int",
             "minimum": 16,
             "maximum": 64,
-            "default": schema.fields["age"].default,
+            "default": 30,
         },
         "income": {
             "kind": "float",
@@ -54,7 +54,6 @@ def test_every_container_teaches_the_same_schema(container):
         "vip": {"kind": "bool", "default": True},
         "since": {"kind": "datetime"},
     }
-    assert schema.fields["age"].default in {30, 40}
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

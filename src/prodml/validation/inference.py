@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor, isfinite
-from statistics import median, median_low
+from statistics import median_low
 from sys import float_info
 from typing import Any, cast
 
@@ -60,8 +60,7 @@ class Inference:
         known = [item for item in present if not is_missing(item)]
         kind = kind or _common_kind(known)
         numbers = [n for n in known if -_MAX <= n <= _MAX] if kind in _NUMBERS else []
-        middle = median_low if kind == "int" else median
-        extent = (min(numbers), max(numbers), middle(numbers)) if numbers else None
+        extent = (min(numbers), max(numbers), median_low(numbers)) if numbers else None
         share = 1 - len(known) / len(present) if present else 0.0
         return Field(
             kind,
@@ -80,9 +79,9 @@ class Inference:
         share = 0.0 if nulls is None else float(nulls.mean())
         extent = None
         if code in "fiu" and (numbers := values[np.isfinite(values)]).size:
-            # The upper middle is a value of the column, as an int has to be.
-            half = numbers.size // 2
-            middle = np.partition(numbers, half)[half] if kind == "int" else np.median(numbers)
+            # The lower of two middles: a value that was seen, and the mean may overflow.
+            half = (numbers.size - 1) // 2
+            middle = np.partition(numbers, half)[half]
             extent = (numbers.min().item(), numbers.max().item(), middle.item())
         return Field(kind, nullable=share > 0, null_share=share, **self._range(kind, extent))
 

@@ -165,7 +165,8 @@ class Schema:
         -------
         Schema
             A field is required if every row has it, and nullable if a null was seen.  The
-            default, used only by ``"impute"``, is the median, or the most frequent level.
+            default, used only by ``"impute"``, is the (lower) median, or the most
+            frequent level.
 
         Raises
         ------
