@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from prodml.errors import BadConfiguration, RejectedAnswer
 from prodml.types import is_missing
-from prodml.validation.field import kind_of_type
+from prodml.validation.field import kind_of_type, plain_number
 
 __all__ = ["AnswerCheck"]
 
@@ -145,8 +145,9 @@ class AnswerCheck:
         if kind_of_type(type(value)) not in _NUMBERS:
             ranged = self.minimum is not None or self.maximum is not None
             return f"{value!r} is not a number" if ranged else None
-        if not isinstance(value, (float, int)) and hasattr(value, "item"):
-            value = value.item()
+        return self._number_reason(plain_number(value))
+
+    def _number_reason(self, value: float) -> str | None:
         if self.finite and value in (inf, -inf):
             return f"{value!r} is not finite"
         if self.minimum is not None and value < self.minimum:

@@ -146,13 +146,19 @@ def _numeric_breaches(wanted: Field, values: Any, kind: Any) -> dict[Rule, Mask]
     masks["type"] = wrong
     if wanted.kind == "float":
         masks["finite"] = infinite & ~wrong
-    outside = nothing
-    if wanted.minimum is not None:
-        outside = outside | (values < wanted.minimum)
-    if wanted.maximum is not None:
-        outside = outside | (values > wanted.maximum)
-    masks["range"] = outside & ~wrong & ~infinite
+    masks["range"] = _outside(wanted, values) & ~wrong & ~infinite
     return masks
+
+
+def _outside(wanted: Field, values: Any) -> Mask:
+    import numpy as np
+
+    outside = np.zeros(len(values), dtype=np.bool_)
+    if wanted.minimum is not None:
+        outside |= values < wanted.minimum
+    if wanted.maximum is not None:
+        outside |= values > wanted.maximum
+    return outside
 
 
 def amend(

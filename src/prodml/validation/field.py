@@ -265,10 +265,24 @@ def breach(field: Field, value: Any) -> Rule | None:
     return None
 
 
+def plain_number(value: Any) -> Any:
+    """``value`` at full width: Python's own number for a scalar of numpy.
+
+    A narrow float would round the bounds it is compared with to its own width, and a large
+    bound to infinity.
+
+    Examples
+    --------
+    >>> plain_number(0.5)
+    0.5
+    """
+    if isinstance(value, (float, int)) or not hasattr(value, "item"):
+        return value
+    return value.item()
+
+
 def _number_breach(field: Field, value: Any) -> Rule | None:
-    # A narrow float of numpy would round the bounds to its own width, infinity included.
-    if not isinstance(value, (float, int)) and hasattr(value, "item"):
-        value = value.item()
+    value = plain_number(value)
     if value in _INFINITIES:
         return "finite"
     below = field.minimum is not None and value < field.minimum
