@@ -519,6 +519,18 @@ def test_a_rejection_is_an_outcome_and_the_call_is_not_made():
         run(protect(Closed(), Invoke(_raise_gone)))
 
 
+def test_a_request_that_is_too_late_is_not_the_callees_failure():
+    clock, log = ManualClock(), Log()
+    reset = narrow(1.0, clock)
+    try:
+        clock.advance(2.0)
+        with pytest.raises(DeadlineExceeded):
+            run(protect(log, Invoke(len, ("x",))))
+    finally:
+        restore(reset)
+    assert log.heard == []
+
+
 # -- time limits ------------------------------------------------------------------------
 
 

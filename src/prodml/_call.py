@@ -397,9 +397,11 @@ def protect(guard: Guard[Any], inner: "Step | Steps") -> Steps:
     """Steps of ``inner`` behind ``guard``: ``outcome = yield from protect(guard, inner)``.
 
     ``inner`` is one step, or the steps of a part of a flow.  A rejection is an outcome
-    like any other error.
+    like any other error.  A request whose time is over is not the callee's failure, so the
+    guard does not hear of it.
     """
     try:
+        _refuse_late()
         token = guard.enter()
     except Exception as rejected:
         return None, rejected
