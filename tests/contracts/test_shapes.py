@@ -13,6 +13,7 @@ import pytest
 import prodml
 from prodml._call import Flow, Guard
 from prodml._machine import Machine
+from prodml.resilience import Bulkhead, Deadline, Timeout
 from prodml.testing import check_flow, check_guard, check_machine
 
 
@@ -41,7 +42,11 @@ def build(cls):
     return MAKE.get(cls.__name__, cls)
 
 
-MAKE = {}
+MAKE = {
+    "Bulkhead": lambda: Bulkhead(8),
+    "Timeout": lambda: Timeout(30.0),
+    "Deadline": lambda: Deadline(30.0),
+}
 
 
 @pytest.mark.parametrize("cls", subclasses(Guard), ids=lambda cls: cls.__name__)
