@@ -263,18 +263,21 @@ class PredictionService:
     ) -> Steps:
         """Steps of one request, for a flow around the service."""
         request = _Request(features, request_id, key, self.clock.monotonic())
-        if self.deadline is None:
-            return (yield from self._walk(request, version))
-        reset = narrow(self.deadline, self.clock)
+        walk = self._walk(request, version)
+        return walk if self.deadline is None else self._within(self.deadline, walk)
+
+    def _within(self, seconds: float, walk: Steps) -> Steps:
+        reset = narrow(seconds, self.clock)
         try:
-            return (yield from self._walk(request, version))
+            return (yield from walk)
         finally:
             restore(reset)
 
     def _walk(self, request: _Request, version: str | None) -> Steps:
-        error = yield from self._prepare(request)
-        if error is not None:
-            return None, self._failed(request, error)
+        if self.schema is not None or self.features is not None:
+            error = yield from self._prepare(request)
+            if error is not None:
+                return None, self._failed(request, error)
         try:
             request.route = route = self.server.resolve(version, request.key)
         except Exception as unknown:
