@@ -4,14 +4,15 @@ import struct
 import subprocess
 import sys
 import uuid
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, StrEnum
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,7 +29,7 @@ class Colour(Enum):
     RED = "red"
 
 
-class Text(str, Enum):
+class Text(StrEnum):
     RED = "red"
 
 
@@ -42,8 +43,14 @@ class Row:
     name: str
 
 
-Point = namedtuple("Point", "x y")
-Size = namedtuple("Size", "x y")
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Size(NamedTuple):
+    x: int
+    y: int
 
 
 class Packed(msgspec.Struct):

@@ -1,6 +1,5 @@
 """Which function is called, with which features, version and other arguments."""
 
-import functools
 import inspect
 import weakref
 from collections.abc import Callable, Mapping
@@ -128,18 +127,11 @@ class Arguments:
             return None
 
 
-@functools.lru_cache(maxsize=256)
-def _signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
+def _signature(fn: Callable[..., Any]) -> inspect.Signature | None:
     try:
         return inspect.signature(fn)
     except (TypeError, ValueError):
-        return None
-
-
-def _signature(fn: Callable[..., Any]) -> inspect.Signature | None:
-    try:
-        return _signature_of(fn)
-    except TypeError:
+        # Some functions written in C do not tell.
         return None
 
 

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar, final
 
 from prodml._call import Flow, Invoke, Steps
 from prodml.cache.arguments import Arguments, Call
-from prodml.cache.batch import Kind, Table, assemble, column_of, is_kind, table_of
+from prodml.cache.batch import Column, Kind, Table, assemble, column_of, is_kind, table_of
 from prodml.cache.keys import Namer
 from prodml.cache.prediction_cache import PredictionCache
 from prodml.cache.steps import Key
@@ -81,7 +81,7 @@ def _arguments(fn: Callable[..., Any], version: Any, function: str | None) -> Ar
     return Arguments(fn, function=function, versioned=version is not None)
 
 
-class _Cached(Flow):
+class _Cached:
     """What rows and batches share: reading the call."""
 
     __slots__: tuple[str, ...] = ("_arguments", "_cache", "_others", "_version", "clock")
@@ -121,7 +121,7 @@ class _Cached(Flow):
 
 
 @final
-class CachedCalls(_Cached):
+class CachedCalls(_Cached, Flow):
     """The flow around one call: memory, then store, then one computation for all who ask.
 
     Examples
@@ -167,7 +167,7 @@ def _answer(steps: Steps) -> Steps:
 
 
 @final
-class CachedBatches(_Cached):
+class CachedBatches(_Cached, Flow):
     """The flow around a call for many rows: one call for the distinct rows not found.
 
     Examples
@@ -196,6 +196,8 @@ class CachedBatches(_Cached):
         if read is None or table is None:
             return (yield Invoke(fn, args, kwargs))
         arguments, call = read
+        if len(self._kinds) > 1024:
+            self._kinds.clear()
         batch = _Batch(self._cache, self._kinds, table, arguments.function, call)
 
         def compute(rows: Any) -> Invoke:
@@ -215,7 +217,10 @@ class CachedBatches(_Cached):
 class _Batch:
     """One call for many rows.  Equal rows form a group, which the first of them stands for."""
 
-    __slots__: tuple[str, ...] = ("_cache", "_call", "_function", "_groups", "_kinds", "_table")
+    __slots__: tuple[str, ...] = (
+        *("_answers", "_cache", "_call", "_function", "_groups"),
+        *("_keys", "_kind", "_kind_key", "_kinds", "_table"),
+    )
 
     def __init__(
         self,
@@ -234,34 +239,55 @@ class _Batch:
         for place, body in enumerate(table.bodies):
             groups.setdefault(place if body is None else body, []).append(place)
         self._groups: list[list[int]] = list(groups.values())
+        self._keys: list[Key | None] = []
+        self._answers: list[Any] = []
+        self._kind: Any = MISS
+        self._kind_key: Key | None = None
 
     def steps(self, compute: Callable[[Any], Invoke], whole: Invoke) -> Steps:
-        firsts = [group[0] for group in self._groups]
-        values, keys = self._recall([self._table.bodies[first] for first in firsts])
-        kind, kind_key = self._kind_known()
-        found, _ = yield from self._cache.fetch_steps([kind_key, *keys], [kind, *values])
-        kind, answers = found[0], found[1:]
-        if not is_kind(kind):
-            kind, answers = MISS, [MISS] * len(firsts)
-        missing = [at for at, answer in enumerate(answers) if answer is MISS]
-        if not missing and kind is not MISS:
-            return (yield from self._assembled(kind, answers, whole))
-        result, error = yield compute(self._table.take([firsts[at] for at in missing]))
+        yield from self._find()
+        missing = [at for at, answer in enumerate(self._answers) if answer is MISS]
+        if not missing and self._kind is not MISS:
+            return (yield from self._assembled(whole))
+        rows = self._table.take([self._groups[at][0] for at in missing])
+        result, error = yield compute(rows)
         if error is not None:
             return None, error
-        column = column_of(result, len(missing))
         alone = len(missing) == len(self._table.bodies)
-        if column is None or (kind is not MISS and kind != column.kind and not alone):
+        column = column_of(result, len(missing))
+        if column is None or not (alone or self._agrees(column.kind)):
             # Not one value a row, or not what the other rows came in: no merging.
             return (result, None) if alone else (yield whole)
-        self._kinds[self._place()] = column.kind
-        yield from self._cache.store_steps([kind_key], [column.kind], computed=False)
-        yield from self._cache.store_steps([keys[at] for at in missing], column.values)
-        if alone:
-            return result, None
+        yield from self._keep(column, missing)
+        return (result, None) if alone else (yield from self._assembled(whole))
+
+    def _find(self) -> Steps:
+        values, self._keys = self._recall([self._table.bodies[group[0]] for group in self._groups])
+        self._kind = self._kinds.get(self._place(), MISS)
+        if self._kind is MISS:
+            # 0xC1 begins no canonical row, so no row is taken for this entry.
+            body = b"\xc1container:" + self._table.kind.encode()
+            (self._kind,), (self._kind_key,) = self._recall([body])
+        found, _ = yield from self._cache.fetch_steps(
+            [self._kind_key, *self._keys], [self._kind, *values]
+        )
+        self._kind, self._answers = found[0], found[1:]
+        if not is_kind(self._kind):
+            # Without the container's type the rows found cannot be handed out.
+            self._kind, self._answers = MISS, [MISS] * len(self._groups)
+        return None, None
+
+    def _keep(self, column: Column, missing: Sequence[int]) -> Steps:
+        self._kind = self._kinds[self._place()] = column.kind
+        yield from self._cache.store_steps([self._kind_key], [column.kind], computed=False)
+        keys = [self._keys[at] for at in missing]
+        yield from self._cache.store_steps(keys, column.values)
         for at, value in zip(missing, column.values, strict=True):
-            answers[at] = value
-        return (yield from self._assembled(column.kind, answers, whole))
+            self._answers[at] = value
+        return None, None
+
+    def _agrees(self, kind: Kind) -> bool:
+        return self._kind is MISS or self._kind == kind
 
     def _recall(self, bodies: Sequence[bytes | None]) -> tuple[list[Any], list[Key | None]]:
         return self._cache.recall_many(
@@ -271,21 +297,13 @@ class _Batch:
     def _place(self) -> tuple[Any, ...]:
         return self._function, repr(self._call.version), self._call.extra, self._table.kind
 
-    def _kind_known(self) -> tuple[Any, Key | None]:
-        kind = self._kinds.get(self._place(), MISS)
-        if kind is not MISS:
-            return kind, None
-        # 0xC1 begins no canonical row, so no row is taken for this entry.
-        values, keys = self._recall([b"\xc1container:" + self._table.kind.encode()])
-        return values[0], keys[0]
-
-    def _assembled(self, kind: Kind, answers: Sequence[Any], whole: Invoke) -> Steps:
+    def _assembled(self, whole: Invoke) -> Steps:
         spread: list[Any] = [None] * len(self._table.bodies)
-        for group, answer in zip(self._groups, answers, strict=True):
+        for group, answer in zip(self._groups, self._answers, strict=True):
             for place in group:
                 spread[place] = answer
         try:
-            return assemble(kind, spread, self._table.index), None
+            return assemble(self._kind, spread, self._table.index), None
         except Exception:
             # Stored values that do not fit together: the function shall answer.
             return (yield whole)

@@ -25,7 +25,7 @@ _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 # What the interpreter spends on an entry beside its key and value, as measured: the entry,
 # its places in the table and a queue, and its share of the list of expelled keys.
-_OVERHEAD: Final = 420
+_OVERHEAD: Final = 540
 
 
 def size_of(size: int | str | None, setting: str) -> int:

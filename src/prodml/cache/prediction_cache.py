@@ -262,7 +262,7 @@ class PredictionCache(CacheSteps):
     def _set_steps(
         self, features: Any, version: Any, value: Any, function: str | Callable[..., Any]
     ) -> Steps:
-        key = self._key(features, version, function_id(function))
+        key = self._key(function_id(function), version, NO_EXTRA, self._named(features))
         body = self._encoded(value)
         if key is None or body is None:
             return False, None

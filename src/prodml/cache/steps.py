@@ -76,7 +76,7 @@ class _Head:
     def __init__(self, prefix: bytes, epoch: _Epoch) -> None:
         self.epoch: _Epoch = epoch
         self.token: bytes = epoch.token
-        self.prefix: bytes = prefix + canonical(epoch.token)
+        self.prefix: bytes = prefix + canonical(self.token)
 
 
 class Key:
@@ -180,13 +180,8 @@ class CacheSteps:
         extra: bytes = NO_EXTRA,
     ) -> tuple[list[Any], list[Key | None]]:
         """:meth:`lookup_many` of rows given by their canonical bytes."""
-        values: list[Any] = []
-        keys: list[Key | None] = []
-        for body in bodies:
-            value, key = self._recall_one(function, version, extra, body)
-            values.append(value)
-            keys.append(key)
-        return values, keys
+        keys = [self._key(function, version, extra, body) for body in bodies]
+        return [self._recall_one(key) for key in keys], keys
 
     def fetch_steps(self, keys: Sequence[Key | None], values: Sequence[Any] = ()) -> Steps:
         """Steps to ``(values, None)``: what the tiers hold, MISS elsewhere; at most two trips.
@@ -273,15 +268,6 @@ class CacheSteps:
     def _body(self, features: Any) -> bytes:
         return _short(self._namer.name(features))
 
-    def _key(self, features: Any, version: Any, function: str) -> Key | None:
-        try:
-            epoch = self._head(function, version).epoch
-            return Key(function, version, epoch, NO_EXTRA + self._body(features))
-        except Exception:
-            # As in lookup: whatever reading a stranger's object raises.
-            self._counts.uncacheable += 1
-            return None
-
     def _recall(self, function: str, version: Any, tail: bytes) -> tuple[Any, Key | None]:
         head = self._head(function, version)
         now = self._now()
@@ -292,21 +278,21 @@ class CacheSteps:
                 return (self._codec.decode(found[0]) if found[1] else found[0]), None
         return MISS, Key(function, version, head.epoch, tail)
 
-    def _recall_one(
-        self, function: str, version: Any, extra: bytes, body: bytes | None
-    ) -> tuple[Any, Key | None]:
+    def _recall_one(self, key: Key | None) -> Any:
+        if key is None:
+            return MISS
+        return self._recall(key.function, key.version, key.tail)[0]
+
+    def _key(self, function: str, version: Any, extra: bytes, body: bytes | None) -> Key | None:
         try:
-            if body is not None:
-                tail = extra + _short(body)
-                value, key = self._recall(function, version, tail)
-                return value, key or Key(
-                    function, version, self._head(function, version).epoch, tail
-                )
-        except TypeError:
-            # The version cannot be named.
-            body = None
-        self._counts.uncacheable += 1
-        return MISS, None
+            epoch = None if body is None else self._head(function, version).epoch
+        except Exception:
+            # As in lookup: a version may be an object of anyone's making, too.
+            epoch = None
+        if body is None or epoch is None:
+            self._counts.uncacheable += 1
+            return None
+        return Key(function, version, epoch, extra + _short(body))
 
     def _head(self, function: str, version: Any) -> _Head:
         # The type, since 1, 1.0 and True are one key of a dictionary.
@@ -368,12 +354,21 @@ class CacheSteps:
             epoch.pending = not taken
         else:
             token, _ = yield from self._tier.settle(epoch.name, before or os.urandom(8))
-            with self._lock:
-                # A drop here and now outruns what the store said before it.
-                if epoch.token is before and token and token != before:
-                    epoch.token = bytes(token)
+            self._learn_epoch(epoch, before, token)
         epoch.until = self._now() + _POLL
         return None, None
+
+    def _learn_epoch(self, epoch: _Epoch, before: bytes, token: bytes | None) -> None:
+        with self._lock:
+            # A drop here and now outruns what the store said before it.
+            if token is None or epoch.token is not before or token == before:
+                return
+            if len(token) != 8:
+                # Somebody else's bytes: put an epoch of our own in their place.
+                self._counts.corrupt += 1
+                epoch.pending = True
+                token = before or os.urandom(8)
+            epoch.token = bytes(token)
 
     def _drop_steps(self, version: Any) -> Steps:
         epoch = self._epoch(canonical(version))

@@ -47,7 +47,7 @@ class StoreTier:
         Nothing is registered for ``target``.
     """
 
-    __slots__: tuple[str, ...] = ("_async", "_counts", "_guard", "_sync")
+    __slots__: tuple[str, ...] = ("_async", "_bulky", "_counts", "_guard", "_sync")
 
     def __init__(self, target: Any, guard: Guard[Any], counts: Counts) -> None:
         self._guard: Guard[Any] = guard
@@ -55,6 +55,8 @@ class StoreTier:
         self._sync: Store | None = None
         self._async: AsyncStore | None = None
         self._sync, self._async = _colours(target)
+        stores = [store for store in (self._sync, self._async) if store is not None]
+        self._bulky: bool = all(isinstance(store, BulkStore) for store in stores)
 
     def read(self, names: Sequence[str]) -> Steps:
         """Steps to ``([bytes or None, ...], None)``, in one round trip if the store can."""
@@ -102,10 +104,6 @@ class StoreTier:
         call = getattr(self._sync, "close", _nothing)
         yield Invoke(call, acall=getattr(self._async, "close", None))
         return None, None
-
-    @property
-    def _bulky(self) -> bool:
-        return isinstance(self._sync or self._async, BulkStore)
 
     def _ask(self, method: str, *args: Any, **kwargs: Any) -> Steps:
         acall = getattr(self._async, method) if self._async is not None else None
