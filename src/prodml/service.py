@@ -440,22 +440,27 @@ class PredictionService:
         if not asked:
             return
         began = self.clock.monotonic()
-        rows = [twins[0].features for twins in asked]
+        told = yield from self._call_batch(route, [twins[0].features for twins in asked])
+        for twins, (value, refused) in zip(asked, told, strict=True):
+            for request in twins:
+                request.value = value
+                if refused is not None:
+                    request.errors = (*request.errors, refused)
+        if self.cache is not None:
+            cost = (self.clock.monotonic() - began) / len(asked)
+            values = [MISS if r.cached else r.value for r in group if not r.degraded]
+            yield from self.cache.store_steps(keys, values, cost=cost)
+
+    def _call_batch(self, route: Route, rows: list[Any]) -> Any:
+        """One call of the model; a value or ``MISS`` and why, for each row."""
         step = Invoke(route.predict_batch, (rows,), timeout=self.timeout)
         answers, error = yield from self._guarded(_once(step), route.version)
         if error is None and len(answers) != len(rows):
             error = RejectedAnswer(f"{len(answers)} answers for {len(rows)} rows", answers)
-        for place, twins in enumerate(asked):
-            refused = error or self._refusal(answers[place])
-            for request in twins:
-                if refused is None:
-                    request.value = answers[place]
-                else:
-                    request.errors = (*request.errors, refused)
-        if self.cache is not None and error is None:
-            cost = (self.clock.monotonic() - began) / len(rows)
-            values = [MISS if r.cached else r.value for r in group if not r.degraded]
-            yield from self.cache.store_steps(keys, values, cost=cost)
+        if error is not None:
+            return [(MISS, error)] * len(rows)
+        refusals = map(self._refusal, answers)
+        return [(MISS if no else value, no) for value, no in zip(answers, refusals, strict=True)]
 
     def _recall(self, cache: PredictionCache, group: list[_Request], route: Route) -> Any:
         """Fill in what the cache holds; return the keys of the rows that may be cached."""
