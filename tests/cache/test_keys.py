@@ -1,5 +1,6 @@
 import math
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -308,7 +309,8 @@ def _identity(value):
     if isinstance(value, list):
         return "list", tuple(map(_identity, value))
     if isinstance(value, float):
-        return "float", "nan" if math.isnan(value) else struct.pack(">d", value)
+        # A NaN's payload means something to some systems, its sign nothing to anybody.
+        return "float", struct.pack(">d", math.copysign(value, 1) if math.isnan(value) else value)
     if isinstance(value, Decimal):
         return "Decimal", value.as_tuple()
     return type(value).__name__, value
@@ -405,8 +407,22 @@ def _probe(python, seed):
     ).stdout
 
 
+def _version_of(python):
+    code = "import sys; sys.stdout.write('%d.%d' % sys.version_info[:2])"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout
+
+
 def test_another_process_with_another_hash_seed_makes_the_same_key():
     assert _probe(sys.executable, "1") == _probe(sys.executable, "2")
+
+
+@pytest.mark.parametrize("name", ["python3.11", "python3.12", "python3.13", "python3.14"])
+def test_another_python_makes_the_same_key(name):
+    other = shutil.which(name)
+    if other is None or _version_of(other) != name.removeprefix("python"):
+        pytest.skip(f"{name} is not on this machine")
+    assert _probe(other, "3") == _probe(sys.executable, "4")
 
 
 def test_the_digest_says_nothing_without_the_secret():

@@ -260,6 +260,27 @@ def test_a_stalled_server_costs_a_timeout_or_two_and_then_nothing(private_server
     cache.close()
 
 
+def test_a_stalled_server_changes_no_prediction_of_a_task(private_server):
+    server = private_server()
+    cache = PredictionCache(server.url)
+
+    @cached_prediction(cache, version="v1")
+    async def predict(features):
+        return features["n"]
+
+    async def main():
+        assert await predict({"n": -1}) == -1
+        server.freeze()
+        answers = await asyncio.gather(*(predict({"n": n}) for n in range(50)))
+        later = [await predict({"n": n}) for n in range(50, 100)]
+        server.thaw()
+        await cache.aclose()
+        return answers + later
+
+    assert asyncio.run(main()) == list(range(100))
+    assert cache.stats().store_skipped > 0
+
+
 def test_a_killed_server_that_comes_back_is_used_again(private_server):
     server = private_server()
     cache, model, predict = _predictor(server.url, memory=None)
