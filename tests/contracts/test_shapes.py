@@ -7,12 +7,14 @@ to be built, or a line in ``MAKE``.
 import importlib
 import inspect
 import pkgutil
+from functools import partial
 
 import pytest
 
 import prodml
 from prodml._call import Flow, Guard
 from prodml._machine import Machine
+from prodml.cache import CachedBatches, CachedCalls, PredictionCache
 from prodml.resilience import Bulkhead, Deadline, Timeout
 from prodml.testing import check_flow, check_guard, check_machine
 
@@ -46,6 +48,8 @@ MAKE = {
     "Bulkhead": lambda: Bulkhead(8),
     "Timeout": lambda: Timeout(30.0),
     "Deadline": lambda: Deadline(30.0),
+    "CachedCalls": partial(CachedCalls, PredictionCache(), version="v1"),
+    "CachedBatches": partial(CachedBatches, PredictionCache(), version="v1"),
 }
 
 
