@@ -575,3 +575,41 @@ def test_sixteen_threads_interleave_nothing_and_lose_no_number(tmp_path):
     assert sorted(record.id for record in found) == list(range(1, 3201))
     assert len({record.request_id for record in found}) == 3200
     assert list(PredictionLog(tmp_path).gaps()) == []
+
+
+# -- the short way and the long way write the same ---------------------------------------
+
+
+@pytest.mark.parametrize("cls", [np.float16, np.float32, np.float64, np.int8, np.uint64, np.bool_])
+def test_rows_of_numpy_numbers_take_the_short_way_to_the_same_line(log, cls):
+    features = {"a": cls(1), "b": 2.5, "c": "oslo"}
+    for request in ("first", "second", "third"):
+        assert one(log, request, features=features, prediction=cls(0))
+    found = records(log)
+    assert [record.features for record in found] == [{"a": 1, "b": 2.5, "c": "oslo"}] * 3
+    assert {type(record.features["a"]).__name__ for record in found} <= {"int", "float", "bool"}
+
+
+@pytest.mark.parametrize("value", [np.float64("nan"), np.float32("inf"), np.float16("-inf")])
+def test_no_number_of_numpy_is_written_as_one_each_time(log, value):
+    for request in ("first", "second", "third"):
+        assert one(log, request, features={"x": value}, prediction=value)
+    assert [repr(r.features["x"]) for r in records(log)] == [repr(float(value))] * 3
+    assert [repr(r.prediction) for r in records(log)] == [repr(float(value))] * 3
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"a": np.arange(3), "b": np.arange(2)},
+        {"a": np.arange(3)},
+        {"a": type("Sum", (), {"__radd__": lambda self, other: 1 / 0})()},
+        {"a": type("Sum", (), {"__radd__": lambda self, other: 1.0})()},
+    ],
+    ids=["shapes", "array", "hostile", "pretender"],
+)
+def test_values_that_add_up_strangely_are_logged_all_the_same(log, features):
+    for request in ("first", "second"):
+        assert one(log, request, features=features)
+    first, second = records(log)
+    assert repr(first.features) == repr(second.features)

@@ -41,16 +41,20 @@ from uuid import UUID
 
 from prodml.types import MISS
 
-__all__ = ["decode", "plain", "revive", "to_json"]
+__all__ = ["decode", "ordinary", "plain", "revive", "to_json"]
 
 _DEPTH: Final = 40
 _REPR: Final = 1000
 _NATIVE: Final = frozenset({bool, int, type(None)})
 _MISSING: Final = frozenset({"NAType", "NaTType", "Miss"})
-# Scalar types of numpy whose ``item`` is exact.
-_ORDINARY: Final = frozenset({"bool", "bool_", "float16", "float32", "float64"}) | {
-    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
-}
+# Numbers of numpy that Python has as well.
+_ORDINARY: Final[dict[str, Callable[[Any], Any]]] = {
+    "bool": bool,
+    "bool_": bool,
+    "float16": float,
+    "float32": float,
+    "float64": float,
+} | {f"{sign}int{bits}": int for sign in ("", "u") for bits in (8, 16, 32, 64)}
 # dtype kinds whose ``tolist`` is exact and that a human can read.
 _READABLE: Final = "biufU"
 
@@ -222,10 +226,16 @@ def _number(value: Any, depth: int) -> Any:
     return {"$scalar": {"dtype": value.dtype.str, "base64": _base64(value.tobytes())}}
 
 
-def _ordinary(value: Any, _depth: int) -> Any:
-    """Encode a numpy number that Python has as well."""
-    item = value.item()
-    return item if type(item) is not float or math.isfinite(item) else {"$float": repr(item)}
+def ordinary(cls: type) -> Callable[[Any], Any] | None:
+    """Python's own type for numbers of the numpy class ``cls``; None for all other classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> ordinary(np.float32), ordinary(np.longdouble), ordinary(float)
+    (<class 'float'>, None, None)
+    """
+    return _ORDINARY.get(cls.__name__) if cls.__module__ == "numpy" else None
 
 
 def _array(value: Any, depth: int) -> Any:
@@ -272,12 +282,13 @@ _KINDS: Final[tuple[tuple[type | tuple[type, ...], Callable[[Any, int], Any]], .
 
 def _encoder_of(cls: type) -> Callable[[Any, int], Any]:
     """Encoder for instances of ``cls``: the class alone decides, so it can be remembered."""
+    number = ordinary(cls)
+    if number is not None:
+        return lambda value, depth: plain(number(value), depth)
     package = cls.__module__.partition(".")[0]
     if cls.__name__ in _MISSING:
         return _missing
     if package == "numpy" and hasattr(cls, "dtype"):
-        if cls.__name__ in _ORDINARY:
-            return _ordinary
         return _array if hasattr(cls, "__setitem__") else _number
     if package in {"pandas", "polars"} and hasattr(cls, "to_list"):
         return lambda value, depth: _items(value.to_list(), depth)

@@ -4,14 +4,13 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from prodml.recording.codec import plain
+from prodml.recording.codec import ordinary, plain
 from prodml.recording.privacy import Redaction
 
 __all__ = ["Encoder"]
 
-_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_SCALARS: Final[frozenset[type]] = frozenset({str, int, float, bool, type(None)})
 _NUMBERS: Final = frozenset({float, int})
-_TEXT: Final = frozenset({str})
 _WORDS: Final = frozenset({str, int, bool})
 _NAMES: Final = ("request_id", "model_version")
 _CONTENTS: Final = ("features", "prediction", "label", "metadata")
@@ -29,13 +28,24 @@ class Encoder:
     b'{"request_id":"r-1","features":{"age":41},"prediction":{"$float":"inf"}}'
     """
 
-    __slots__: tuple[str, ...] = ("_lock", "_numeric", "_redact", "_to_json", "approximated")
+    __slots__: tuple[str, ...] = (
+        "_lock",
+        "_numbers",
+        "_numeric",
+        "_redact",
+        "_scalars",
+        "_to_json",
+        "approximated",
+    )
 
     def __init__(self, redact: Redaction | None = None) -> None:
         self.approximated: int = 0
         self._redact: Redaction | None = redact
         self._to_json: Callable[[Any], bytes] | None = None
+        # What rows were made of so far: learned, so that a usual row takes a short way.
         self._numeric: bool = True
+        self._scalars: frozenset[type] = _SCALARS
+        self._numbers: dict[type, Callable[[Any], Any]] = {}
         self._lock: threading.Lock = threading.Lock()
 
     def __call__(self, entry: dict[str, Any]) -> bytes:
@@ -44,7 +54,8 @@ class Encoder:
         if self._redact is None and (trust := self._trust(entry)):
             try:
                 body = to_json(entry)
-            except (TypeError, ValueError):
+            except Exception:
+                # A lone surrogate, or a class that only pretended to be plain.
                 return self._careful(entry, to_json)
             # A dollar may begin the key of a tag, a null may have been a NaN: look again.
             if b"$" not in body and (trust > 1 or b":null" not in body):
@@ -54,7 +65,7 @@ class Encoder:
     def _trust(self, entry: dict[str, Any]) -> int:
         """0: spell every value out; 1: plain, but NaN is possible; 2: plain and finite."""
         features, answer = entry.get("features"), entry.get("prediction")
-        if type(features) is not dict or type(answer) not in _SCALARS:
+        if type(features) is not dict or type(answer) not in self._scalars:
             return 0
         metadata = entry.get("metadata")
         if metadata is not None and not _is_words(metadata):
@@ -62,17 +73,22 @@ class Encoder:
         try:
             # The cheapest question that only text survives.
             "".join(features)
+            if not self._numeric:
+                return int(self._scalars.issuperset(map(type, features.values())))
             # Of numbers alone the sum is a plain finite number exactly if they all are, and
             # adding up costs a third of asking each for its type and finiteness.
-            if self._numeric:
-                total = sum(features.values())
-                finite = type(total) in _NUMBERS and total - total == 0
-                return 2 if finite and (type(answer) is not float or answer - answer == 0) else 0
-        except (TypeError, OverflowError):
+            total = sum(features.values())
+            if type(total) in _NUMBERS:
+                return 2 if total - total == 0 and _is_finite(answer) else 0
+        except Exception:
+            # Whatever values do when they are added up is no business of ours.
             self._numeric = False
-        return int(_SCALARS.issuperset(map(type, features.values())) and _all_text(features))
+            return 0
+        self._numeric = False
+        return 0
 
     def _careful(self, entry: dict[str, Any], to_json: Callable[[Any], bytes]) -> bytes:
+        self._learn(entry)
         spelled = dict(entry)
         for name in _NAMES:
             if name in entry:
@@ -87,10 +103,21 @@ class Encoder:
                 self.approximated += 1
         return body
 
+    def _learn(self, entry: dict[str, Any]) -> None:
+        features = entry.get("features")
+        if type(features) is dict:
+            values = [*features.values(), entry.get("prediction")]
+            for cls in {type(value) for value in values} - self._scalars:
+                if (number := ordinary(cls)) is not None:
+                    self._numbers[cls] = number
+                    self._scalars |= {cls}
+
     def _load(self) -> Callable[[Any], bytes]:
         from msgspec.json import Encoder as JsonEncoder
 
-        self._to_json = JsonEncoder().encode
+        numbers = self._numbers
+        # NaN of numpy becomes null on this way as well.
+        self._to_json = JsonEncoder(enc_hook=lambda value: numbers[type(value)](value)).encode
         return self._to_json
 
 
@@ -103,5 +130,5 @@ def _is_words(row: Any) -> bool:
     return True
 
 
-def _all_text(row: dict[Any, Any]) -> bool:
-    return _TEXT.issuperset(map(type, row))
+def _is_finite(answer: Any) -> bool:
+    return type(answer) is not float or answer - answer == 0
