@@ -1,0 +1,258 @@
+"""Has the data moved?  One reference, many batches, one verdict a feature."""
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from prodml.clock import SYSTEM_CLOCK, Clock
+from prodml.drift.correction import CORRECTIONS, Correction, adjust
+from prodml.drift.evidence import Evidence, Rules, absent, examine, judge
+from prodml.drift.feature import FeatureDrift, verdict
+from prodml.drift.reference import Reference, ReferenceColumn
+from prodml.drift.report import DriftReport
+from prodml.drift.sample import Kind, Levels, Numbers
+from prodml.drift.table import Table, table_of
+from prodml.errors import BadConfiguration
+from prodml.events import EVENTS, DriftCleared, DriftDetected, Stream
+
+__all__ = ["DriftDetector"]
+
+_FITTED = "the reference is fitted already: build another detector"
+
+
+@final
+@dataclass(kw_only=True, slots=True, eq=False)
+class DriftDetector:
+    """Compare batches with a reference, feature by feature.
+
+    Numbers are compared by the two-sample Kolmogorov-Smirnov test, categories by the
+    two-sample chi-square test; missing, infinite and wrongly typed values and new levels
+    are tested beside them, and all p-values of a check are corrected together.  A feature
+    drifted when there is evidence (adjusted p below ``alpha``) *and* size (effect at least
+    the floor) in one of these aspects.
+
+    Parameters
+    ----------
+    reference
+        The data that the model knows: an array (rows, features), a mapping of columns, a
+        list of mappings, a data frame of any library that narwhals knows, or a fitted
+        :class:`Reference`.  Fitted once and not kept.
+    feature_names
+        Names of an array's columns (default ``x0``, ``x1``, ...), or the columns of a table
+        to watch (default all).
+    alpha
+        Level of one check over all features, in (0, 1).
+    correction
+        ``"bh"``, ``"holm"``, ``"bonferroni"`` or ``"none"``: see :func:`adjust`.
+    min_effect
+        Smallest effect that is called drift: the share of rows that lie on another side of
+        some threshold, in other levels, or are missing (infinite, of a wrong type) that were
+        not, in [0, 1].  The default, 0.05, is what a shift by an eighth of a standard
+        deviation does to a normal feature.
+    min_new_levels
+        Smallest share of rows with levels that the reference does not have, in [0, 1]:
+        lower than ``min_effect``, because a model has never seen them.
+    min_rows
+        Values that both samples need, at least 1; with fewer the verdict is INCONCLUSIVE.
+    categorical
+        Features whose numbers are codes: carriers, postal codes.
+    kinds
+        Feature name to ``"numeric"``, ``"categorical"`` or ``"time"``, where the type of
+        the data does not say it; ``categorical`` is short for the usual case.
+    blocks
+        One label a row of the reference (its day, say) when rows of one block are alike:
+        evidence is then counted in effective rows, see :mod:`prodml.drift.blocks`.
+    name
+        Names the detector in facts and reports.
+    clock, events
+        Collaborators.
+
+    Raises
+    ------
+    BadConfiguration
+        A setting makes no sense, or the reference cannot be fitted.
+
+    Notes
+    -----
+    Safe for any number of threads.  States :class:`~prodml.events.DriftDetected` when a
+    feature drifts that did not in the check before, and
+    :class:`~prodml.events.DriftCleared` when none drifts any more; a feature about which a
+    check could not conclude keeps its state.  ``alpha`` holds for one check; of a hundred
+    checks without drift about ``100 * alpha`` may alarm, fewer because of the floor.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> detector = DriftDetector(rng.normal(size=(2000, 2)), ["age", "fare"])
+    >>> today = rng.normal(size=(1000, 2)) + [0.0, 0.5]
+    >>> report = detector.detect_drift(today)
+    >>> report.drifted, report["age"].drift_detected
+    (('fare',), False)
+    """
+
+    reference: Any = field(kw_only=False, repr=False)
+    feature_names: Sequence[str] | None = field(
+        default=None, kw_only=False, metadata={"fixed": _FITTED}
+    )
+    alpha: float = 0.05
+    correction: Correction = "bh"
+    min_effect: float = 0.05
+    min_new_levels: float = 0.01
+    min_rows: int = 30
+    categorical: Sequence[str] = field(default=(), metadata={"fixed": _FITTED})
+    kinds: Mapping[str, Kind] | None = field(default=None, repr=False)
+    blocks: Any = field(default=None, repr=False)
+    name: str = "drift"
+    clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
+    events: Stream = field(default=EVENTS, repr=False)
+    _fitted: Reference = field(default_factory=Reference, init=False, repr=False)
+    _drifting: frozenset[str] = field(default=frozenset(), init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if isinstance(self.reference, Reference):
+            self._fitted = self.reference
+        else:
+            self._fitted = Reference.fit(
+                self.reference, self.feature_names, kinds=_kinds(self), blocks=self.blocks
+            )
+        # The raw data may be large: what is kept is the fitted reference.
+        self.reference, self.blocks = self._fitted, None
+        self.feature_names = self._fitted.names
+        self.categorical = tuple(self.categorical)
+
+    def detect_drift(self, current: Any, alpha: float | None = None) -> DriftReport:
+        """Compare ``current`` with the reference.
+
+        Parameters
+        ----------
+        current
+            A table in any of the forms of ``reference``.  Columns are matched by name,
+            those of an array by position.
+        alpha
+            Level of this check instead of the detector's.
+
+        Returns
+        -------
+        DriftReport
+            A verdict for every feature of the reference, whatever ``current`` looks like.
+
+        Raises
+        ------
+        BadConfiguration
+            ``alpha`` outside (0, 1).
+        TypeError
+            ``current`` is no table at all.
+
+        Examples
+        --------
+        >>> detector = DriftDetector({"x": [float(i % 7) for i in range(70)]})
+        >>> print(detector.detect_drift({"y": [1.0]})["x"].reason)
+        the column is gone
+        """
+        level = self.alpha if alpha is None else alpha
+        _in_unit("alpha", level)
+        rules = Rules(
+            alpha=level,
+            min_effect=self.min_effect,
+            min_new=self.min_new_levels,
+            min_rows=self.min_rows,
+        )
+        table = table_of(current, self._fitted.names)
+        features = _compared(self._fitted, table, rules, self.correction)
+        report = DriftReport(
+            features,
+            alpha=level,
+            at=self.clock.time(),
+            source=self.name,
+            new_columns=tuple(name for name in table.columns if name not in features),
+        )
+        self._announce(report)
+        return report
+
+    def _announce(self, report: DriftReport) -> None:
+        drifted = frozenset(report.drifted)
+        with self._lock:
+            before = self._drifting
+            self._drifting = drifted | (before & frozenset(report.inconclusive))
+            now = self._drifting
+        if drifted - before:
+            effects = {name: report[name].effect for name in report.drifted}
+            reason = "; ".join(f"{name}: {report[name].reason}" for name in report.drifted[:3])
+            self.events.emit(
+                DriftDetected(
+                    at=report.at,
+                    source=self.name,
+                    score=report.score,
+                    effects=effects,
+                    reason=reason,
+                )
+            )
+        elif before and not now:
+            self.events.emit(DriftCleared(at=report.at, source=self.name))
+
+
+def _compared(
+    reference: Reference, table: Table, rules: Rules, correction: Correction
+) -> dict[str, FeatureDrift]:
+    samples: dict[str, Numbers | Levels | None] = {}
+    found: dict[str, tuple[Evidence, ...]] = {}
+    for name, column in reference.columns.items():
+        samples[name] = _read(column, table)
+        found[name] = _examined(column, samples[name], table, rules)
+    tested = [e.p_value for evidence in found.values() for e in evidence if e.tested]
+    adjusted = iter(adjust(tested, correction).tolist())
+    judged = {
+        name: tuple(judge(e, next(adjusted), rules) if e.tested else e for e in evidence)
+        for name, evidence in found.items()
+    }
+    return {
+        name: verdict(column, samples[name], judged[name])
+        for name, column in reference.columns.items()
+    }
+
+
+def _read(column: ReferenceColumn, table: Table) -> Numbers | Levels | None:
+    if column.name in table.columns:
+        return column.read(table.columns[column.name])
+    # A list without rows cannot say which columns it would have had.
+    return None if table.columns or table.misfit else column.read([])
+
+
+def _examined(
+    column: ReferenceColumn, sample: Numbers | Levels | None, table: Table, rules: Rules
+) -> tuple[Evidence, ...]:
+    if sample is None:
+        return (absent(f"current has {table.misfit}" if table.misfit else "the column is gone"),)
+    return examine(column, sample, rules)
+
+
+def _kinds(detector: DriftDetector) -> dict[str, Kind]:
+    codes = detector.categorical
+    if isinstance(codes, str):
+        raise BadConfiguration(f"categorical must be several names, not the text {codes!r}")
+    chosen: dict[str, Kind] = dict.fromkeys(codes, "categorical")
+    return chosen | dict(detector.kinds or {})
+
+
+def _check(detector: Any) -> None:
+    _in_unit("alpha", detector.alpha)
+    if detector.correction not in CORRECTIONS:
+        raise BadConfiguration(
+            f"correction must be one of {', '.join(CORRECTIONS)}, not {detector.correction!r}"
+        )
+    for name in ("min_effect", "min_new_levels"):
+        value = getattr(detector, name)
+        if not (isinstance(value, int | float) and 0.0 <= value <= 1.0):
+            raise BadConfiguration(f"{name} must be a share in [0, 1], not {value!r}")
+    if not (isinstance(detector.min_rows, int) and detector.min_rows >= 1):
+        raise BadConfiguration(f"min_rows must be a whole number >= 1, not {detector.min_rows!r}")
+
+
+def _in_unit(name: str, value: Any) -> None:
+    if not (isinstance(value, int | float) and math.isfinite(value) and 0.0 < value < 1.0):
+        raise BadConfiguration(f"{name} must lie in (0, 1), not {value!r}")

@@ -1,0 +1,262 @@
+"""What is kept of one column: its sorted numbers, or the counts of its levels.
+
+Every row is accounted for: it holds a number (or a level), or it is missing, infinite, or
+of the wrong type.  Nothing is dropped without being counted.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from numbers import Real
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from prodml.drift.table import Column, Counted
+from prodml.types import is_missing
+
+__all__ = ["KINDS", "Kind", "Levels", "Numbers", "floats_of", "kind_of", "levels_of", "numbers_of"]
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Kind: TypeAlias = Literal["numeric", "categorical", "time"]
+KINDS: tuple[Kind, ...] = ("numeric", "categorical", "time")
+
+_NONE: Floats = np.empty(0)
+_LONGEST = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A numeric column.  ``values`` are finite and ascending.
+
+    Examples
+    --------
+    >>> numbers = numbers_of([3, 1.5, None, float("inf"), "n/a"])
+    >>> numbers.values.tolist(), numbers.missing, numbers.infinite, numbers.invalid
+    ([1.5, 3.0], 1, 1, 1)
+    """
+
+    values: Floats
+    rows: int
+    missing: int = 0
+    infinite: int = 0
+    invalid: int = 0
+    temporal: bool = False
+    mean: float = field(init=False)
+    std: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        mean = std = float("nan")
+        if self.values.size:
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean, std = float(self.values.mean()), float(self.values.std())
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
+
+    @property
+    def size(self) -> int:
+        """Rows that hold a finite number."""
+        return self.values.size
+
+    def quantile(self, share: float) -> float:
+        """Smallest value with at least ``share`` of the values at or below it."""
+        return float(self.values[max(0, int(np.ceil(share * self.values.size)) - 1)])
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """A categorical column.
+
+    Examples
+    --------
+    >>> levels_of(["a", "b", "a", None])
+    Levels(counts={'a': 2, 'b': 1}, rows=4, missing=1, infinite=0, invalid=0)
+    """
+
+    counts: dict[Any, int]
+    rows: int
+    missing: int = 0
+    infinite: int = field(default=0, init=False)
+    invalid: int = field(default=0, init=False)
+
+    @property
+    def size(self) -> int:
+        """Rows that hold a level."""
+        return self.rows - self.missing
+
+
+@lru_cache(maxsize=1024)
+def _sort_of(cls: type) -> str:
+    if issubclass(cls, bool | np.bool_):
+        return "boolean"
+    if issubclass(cls, timedelta | np.timedelta64):
+        return "duration"
+    if issubclass(cls, Real | Decimal | np.number) and not issubclass(cls, np.complexfloating):
+        return "number"
+    if issubclass(cls, date | datetime | np.datetime64):
+        return "time"
+    return "other"
+
+
+def kind_of(column: Column) -> Kind:
+    """Kind by type, never by the number of rows or of distinct values.
+
+    Numbers and durations are numeric; dates and times are times; text, booleans and
+    everything else are categories.  A list of mixed types is what most of its values are.
+
+    Examples
+    --------
+    >>> kind_of([1, 2.5, "n/a"]), kind_of(["1", "2"]), kind_of([True, False])
+    ('numeric', 'categorical', 'categorical')
+    """
+    if isinstance(column, Counted):
+        return "categorical"
+    if isinstance(column, np.ndarray):
+        by_code: dict[str, Kind] = {"b": "categorical", "M": "time"}
+        return by_code.get(column.dtype.kind, "numeric")
+    types = Counter(map(type, (value for value in column if not is_missing(value))))
+    sorts: Counter[str] = Counter()
+    for cls, count in types.items():
+        sorts[_sort_of(cls)] += count
+    half = sorts.total() / 2
+    numeric = sorts["number"] + sorts["duration"] + (sorts["boolean"] if sorts["number"] else 0)
+    if numeric > half:
+        return "numeric"
+    return "time" if sorts["time"] > half else "categorical"
+
+
+def numbers_of(column: Column) -> Numbers:
+    """Sort the finite numbers of ``column`` and count the rest; times count in seconds.
+
+    Examples
+    --------
+    >>> numbers_of(np.array([2.0, np.nan, 1.0])).values.tolist()
+    [1.0, 2.0]
+    """
+    rows = column.missing + sum(column.counts.values()) if isinstance(column, Counted) else 0
+    if isinstance(column, Counted):
+        return Numbers(_NONE, rows, column.missing, invalid=rows - column.missing)
+    values, invalid, temporal = floats_of(column)
+    finite = np.isfinite(values)
+    if finite.all():
+        return Numbers(np.sort(values), len(values), 0, 0, invalid, temporal)
+    missing = int(np.isnan(values).sum()) - invalid
+    kept = np.sort(values[finite])
+    infinite = len(values) - len(kept) - missing - invalid
+    return Numbers(kept, len(values), missing, infinite, invalid, temporal)
+
+
+def floats_of(column: "npt.NDArray[Any] | list[Any]") -> tuple[Floats, int, bool]:
+    """One float a row (NaN where there is none), rows of a wrong type, and whether times.
+
+    Examples
+    --------
+    >>> values, invalid, temporal = floats_of([1, True, "x"])
+    >>> values.tolist(), invalid
+    ([1.0, 1.0, nan], 1)
+    """
+    if isinstance(column, list):
+        return _from_list(column)
+    if column.dtype.kind in "mM":
+        ticks = column.astype("M8[ns]" if column.dtype.kind == "M" else "m8[ns]")
+        seconds = ticks.astype(np.int64) / 1e9
+        seconds[np.isnat(ticks)] = np.nan
+        return seconds, 0, column.dtype.kind == "M"
+    return column.astype(np.float64, copy=False), 0, False
+
+
+def _from_list(values: list[Any]) -> tuple[Floats, int, bool]:
+    types = set(map(type, values))
+    if types <= {float, bool}:
+        return np.array(values, dtype=np.float64), 0, False
+    readers = {cls: _READERS[_sort_of(cls)] for cls in types}
+    wrong = _Wrong()
+    found = [
+        np.nan if is_missing(value) else readers[type(value)](value, wrong) for value in values
+    ]
+    temporal = bool(types) and sum(_sort_of(cls) == "time" for cls in types) > 0
+    return np.array(found, dtype=np.float64), wrong.count, temporal
+
+
+class _Wrong:
+    """Counts values that cannot be read as numbers."""
+
+    def __init__(self) -> None:
+        self.count: int = 0
+
+
+def _number(value: Any, wrong: _Wrong) -> float:  # noqa: ARG001
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+def _duration(value: Any, wrong: _Wrong) -> float:  # noqa: ARG001
+    return float(
+        value / np.timedelta64(1, "s")
+        if isinstance(value, np.timedelta64)
+        else value.total_seconds()
+    )
+
+
+def _time(value: Any, wrong: _Wrong) -> float:  # noqa: ARG001
+    if isinstance(value, np.datetime64):
+        return float(value.astype("M8[us]").astype(np.int64)) / 1e6
+    if not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    return cast("datetime", value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+
+
+def _other(value: Any, wrong: _Wrong) -> float:  # noqa: ARG001
+    wrong.count += 1
+    return float("nan")
+
+
+_READERS: dict[str, Callable[[Any, _Wrong], float]] = {
+    "boolean": _number,
+    "number": _number,
+    "duration": _duration,
+    "time": _time,
+    "other": _other,
+}
+
+
+def levels_of(column: Column) -> Levels:
+    """Count the levels of ``column``; what cannot be hashed counts by its text.
+
+    Examples
+    --------
+    >>> levels_of([[1], [1], True]).counts
+    {'[1]': 2, True: 1}
+    """
+    if isinstance(column, Counted):
+        rows = column.missing + sum(column.counts.values())
+        return Levels(column.counts, rows, column.missing)
+    counts = _tally(column) if isinstance(column, list) else _distinct(column)
+    missing = sum(counts.pop(level) for level in [x for x in counts if is_missing(x)])
+    return Levels(counts, len(column), missing)
+
+
+def _tally(values: list[Any]) -> dict[Any, int]:
+    try:
+        return dict(Counter(values))
+    except TypeError:
+        return dict(Counter(map(_hashable, values)))
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return repr(value)[:_LONGEST]
+    return value
+
+
+def _distinct(values: npt.NDArray[Any]) -> dict[Any, int]:
+    levels, counts = np.unique(values, return_counts=True)
+    return dict(zip(levels.tolist(), counts.tolist(), strict=True))

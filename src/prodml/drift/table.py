@@ -1,0 +1,172 @@
+"""Any table, column by column: arrays, mappings, rows, data frames of any library.
+
+A column comes out as one of three things: a numpy array, a list of Python values, or
+:class:`Counted` levels where the library that holds the column can count them itself.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from prodml.types import MISS, is_missing
+
+__all__ = ["Column", "Counted", "Table", "column_of", "table_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Levels of a column with their counts, and how many rows hold none."""
+
+    counts: dict[Any, int]
+    missing: int
+
+
+Column: TypeAlias = "npt.NDArray[Any] | list[Any] | Counted"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Raw columns by name; ``misfit`` says why they could not be told apart, if so.
+
+    Examples
+    --------
+    >>> table_of({"a": [1, 2]}).columns
+    {'a': [1, 2]}
+    """
+
+    columns: dict[str, Any] = field(default_factory=dict[str, Any])
+    misfit: str = ""
+
+
+def table_of(data: Any, names: Sequence[str] | None = None) -> Table:
+    """``data`` as a :class:`Table`; ``names`` are those of columns that have none.
+
+    Lazy frames are collected.  An array of one dimension is one column.
+
+    Raises
+    ------
+    TypeError
+        ``data`` is no table that is known here.
+
+    Examples
+    --------
+    >>> sorted(table_of([{"a": 1}, {"a": 2, "b": 3}]).columns)
+    ['a', 'b']
+    >>> table_of(np.zeros((3, 2)), ["a"]).misfit
+    '2 columns instead of 1'
+    """
+    if isinstance(data, Mapping):
+        return Table({str(name): values for name, values in cast("Any", data).items()})
+    if isinstance(data, list | tuple):
+        return _of_rows(cast("Sequence[Any]", data), names)
+    if isinstance(data, np.ndarray):
+        return _of_array(data, names)
+    return _of_frame(data)
+
+
+def _of_rows(rows: Sequence[Any], names: Sequence[str] | None) -> Table:
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        seen = dict.fromkeys(name for row in rows for name in row)
+        return Table({str(name): [row.get(name, MISS) for row in rows] for name in seen})
+    if rows and all(isinstance(row, list | tuple | np.ndarray) for row in rows):
+        columns = list(zip(*rows, strict=False))
+        return _by_position([list(column) for column in columns], names)
+    if any(isinstance(row, Mapping | list | tuple) for row in rows):
+        raise TypeError("rows must all be mappings, or all sequences")
+    return _by_position([list(rows)], names) if rows else Table()
+
+
+def _of_array(data: npt.NDArray[Any], names: Sequence[str] | None) -> Table:
+    if data.dtype.names:
+        return Table({name: data[name] for name in data.dtype.names})
+    if data.ndim == 1:
+        data = data.reshape(-1, 1)
+    if data.ndim != 2:
+        raise TypeError(f"an array must have one or two dimensions, not {data.ndim}")
+    return _by_position([data[:, i] for i in range(data.shape[1])], names)
+
+
+def _by_position(columns: Sequence[Any], names: Sequence[str] | None) -> Table:
+    if names is None:
+        names = [f"x{i}" for i in range(len(columns))]
+    if len(names) != len(columns):
+        return Table(misfit=f"{len(columns)} columns instead of {len(names)}")
+    return Table(dict(zip(names, columns, strict=True)))
+
+
+def _of_frame(data: Any) -> Table:
+    import narwhals as nw
+
+    frame = nw.from_native(data)
+    if isinstance(frame, nw.LazyFrame):
+        frame = frame.collect()
+    return Table({name: frame.get_column(name) for name in frame.columns})
+
+
+def column_of(raw: Any, *, by_row: bool = False) -> Column:
+    """One raw column in one of the three forms; ``by_row`` keeps the order of rows.
+
+    Examples
+    --------
+    >>> column_of((1, None)), column_of(np.array([1.0])).dtype.name
+    ([1, None], 'float64')
+    """
+    if isinstance(raw, np.ma.MaskedArray):
+        return _of_masked(raw)
+    if isinstance(raw, np.ndarray):
+        return raw if raw.dtype.kind in "fiubmM" else raw.tolist()
+    if isinstance(raw, list):
+        return raw
+    series = _as_series(raw)
+    if series is None:
+        return list(cast("Iterable[Any]", raw))
+    return _of_series(series, by_row=by_row)
+
+
+def _of_masked(raw: Any) -> Column:
+    if raw.dtype.kind in "fiub":
+        return cast("Column", raw.astype(np.float64).filled(np.nan))
+    return cast("list[Any]", raw.tolist())
+
+
+def _as_series(raw: Any) -> Any:
+    import narwhals as nw
+
+    series = nw.from_native(raw, series_only=True, pass_through=True)
+    return series if isinstance(series, nw.Series) else None
+
+
+def _of_series(series: Any, *, by_row: bool) -> Column:
+    import narwhals as nw
+
+    dtype = series.dtype
+    if dtype.is_decimal() or (dtype.is_integer() and series.null_count()):
+        series, dtype = series.cast(nw.Float64), nw.Float64()
+    if dtype.is_numeric():
+        return np.asarray(series.to_numpy())
+    if dtype in {nw.Datetime, nw.Date, nw.Duration}:
+        return _times(series)
+    if not by_row and dtype in {nw.String, nw.Categorical, nw.Enum, nw.Boolean}:
+        return _counted(series)
+    return cast("list[Any]", series.to_list())
+
+
+def _times(series: Any) -> Column:
+    values = np.asarray(series.to_numpy())
+    # A column with a time zone comes as objects from some libraries.
+    return values if values.dtype.kind in "mM" else cast("list[Any]", series.to_list())
+
+
+def _counted(series: Any) -> Counted:
+    kept = series.drop_nulls()
+    table = kept.alias("level").value_counts(name="count")
+    pairs = zip(table["level"].to_list(), table["count"].to_list(), strict=True)
+    # A categorical column remembers levels that no row has.
+    found = Counter({level: int(count) for level, count in pairs if count})
+    gone = [level for level in found if is_missing(level)]
+    missing = len(series) - len(kept) + sum(found.pop(level) for level in gone)
+    return Counted(dict(found), missing)
