@@ -12,6 +12,9 @@ import pytest
 from prodml.events import Stream
 from prodml.recording import PredictionLog, PredictionLogger
 
+# Python warns of forks beside threads; that they do no harm here is what is tested.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 # Writes for ever; says on its standard output which records were acknowledged.
 WRITER = """
 import os, sys

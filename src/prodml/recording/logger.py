@@ -281,7 +281,8 @@ class PredictionLogger:
 
     def stats(self) -> LogStats:
         """What this logger did in this process so far."""
-        with self._lock, self._tally:
+        # Not under the lock of the files: a device that hangs must not hang the monitoring.
+        with self._tally:
             return LogStats(
                 accepted=self._written + self._dropped.total(),
                 written=self._written,
