@@ -10,7 +10,7 @@ values, new levels and vanished columns are findings, never exceptions and never
 The measures (:func:`ks`, :func:`psi`, ...) are plain functions of two samples.
 """
 
-from prodml.drift.correction import adjust
+from prodml.drift.correction import adjust, benjamini_hochberg, bonferroni, holm
 from prodml.drift.detector import DriftDetector
 from prodml.drift.evidence import Evidence
 from prodml.drift.feature import FeatureDrift
@@ -24,6 +24,7 @@ from prodml.drift.measures import (
     rate_change,
     wasserstein,
 )
+from prodml.drift.prediction import PredictionDrift, PredictionDriftMonitor
 from prodml.drift.reference import Reference
 from prodml.drift.report import DriftReport
 
@@ -33,10 +34,15 @@ __all__ = [
     "DriftReport",
     "Evidence",
     "FeatureDrift",
+    "PredictionDrift",
+    "PredictionDriftMonitor",
     "Reference",
     "TestResult",
     "adjust",
+    "benjamini_hochberg",
+    "bonferroni",
     "chi_square",
+    "holm",
     "jensen_shannon",
     "ks",
     "psi",

@@ -231,9 +231,13 @@ def _of_levels(
     levels, a, b = pooled(old, new)
     if len(levels) > 1 or len({*old.counts, *new.counts}) == 1:
         shares = a / old.size, b / new.size
-        effect = float(np.abs(shares[0] - shares[1]).sum() / 2)
         reason = _shifted(levels, *shares)
         test = chi_square(a, b, design)
+        # Many levels differ by chance alone: chi-square is on average what chance adds to it
+        # (its degrees of freedom) and what the change adds, and so is the squared distance.
+        chance = (len(levels) - 1) / max(test.statistic, len(levels) - 1, 1)
+        distance = float(np.abs(shares[0] - shares[1]).sum() / 2)
+        effect = distance * math.sqrt(1.0 - chance)
         first = _evidence("chi2", test, effect, rules.min_effect, reason)
     else:
         count = len({*old.counts, *new.counts})
