@@ -153,7 +153,7 @@ def _base64(value: Any) -> str:
     return base64.b64encode(value).decode()
 
 
-def _as_repr(value: Any) -> Any:
+def _as_repr(value: Any, _depth: int = 0) -> Any:
     try:
         text = repr(value)
     except Exception:
@@ -285,23 +285,38 @@ def _encoder_of(cls: type) -> Callable[[Any, int], Any]:
     number = ordinary(cls)
     if number is not None:
         return lambda value, depth: plain(number(value), depth)
-    package = cls.__module__.partition(".")[0]
     if cls.__name__ in _MISSING:
         return _missing
-    if package == "numpy" and hasattr(cls, "dtype"):
-        return _array if hasattr(cls, "__setitem__") else _number
-    if package in {"pandas", "polars"} and hasattr(cls, "to_list"):
-        return lambda value, depth: _items(value.to_list(), depth)
-    if package in {"pandas", "polars"} and hasattr(cls, "columns"):
-        return _frame
+    foreign = _FOREIGN.get(cls.__module__.partition(".")[0], _nothing)(cls)
+    if foreign is not None:
+        return foreign
     if dataclasses.is_dataclass(cls) or hasattr(cls, "__struct_fields__"):
         return _fields
-    for kind, encoder in _KINDS:
-        if issubclass(cls, kind):
-            return encoder
-    return lambda value, _depth: _as_repr(value)
+    return next((encoder for kind, encoder in _KINDS if issubclass(cls, kind)), _as_repr)
 
 
+def _nothing(_cls: type) -> None:
+    """Stand in for a package whose classes need no care of their own."""
+
+
+def _of_numpy(cls: type) -> Callable[[Any, int], Any] | None:
+    if not hasattr(cls, "dtype"):
+        return None
+    return _array if hasattr(cls, "__setitem__") else _number
+
+
+def _of_frames(cls: type) -> Callable[[Any, int], Any] | None:
+    # Told by what they can do, so that neither package is imported.
+    if hasattr(cls, "to_list"):
+        return lambda value, depth: _items(value.to_list(), depth)
+    return _frame if hasattr(cls, "columns") else None
+
+
+_FOREIGN: Final[dict[str, Callable[[type], Callable[[Any, int], Any] | None]]] = {
+    "numpy": _of_numpy,
+    "pandas": _of_frames,
+    "polars": _of_frames,
+}
 _KNOWN: Final[dict[type, Callable[[Any, int], Any]]] = {}
 
 

@@ -254,6 +254,7 @@ class PredictionLogger:
 
         After that the records survive a power cut as well.
         """
+        # A device may take seconds, so nobody's write waits for it behind our lock.
         with self._lock:
             files, paths = self._journal.files, self._journal.unsynced()
         try:
@@ -357,6 +358,7 @@ class PredictionLogger:
             self._journal.append(
                 self._encoder({"kind": "dropped", "at": at, "dropped": unnoted}), at
             )
+            # Only what the note says: others may have dropped more meanwhile.
             with self._tally:
                 self._unnoted -= Counter(unnoted)
 
@@ -382,6 +384,7 @@ class PredictionLogger:
             self._begin_to_prune()
 
     def _tell(self) -> None:
+        # Listeners are called after the lock is free again.
         with self._tally:
             untold, self._untold = self._untold, Counter()
         for reason, count in untold.items():
@@ -429,6 +432,7 @@ class PredictionLogger:
 
     def _begin_again(self) -> None:
         """In a forked child: own locks, own files, own counts; the parent keeps its."""
+        # The parent's threads may have held these when it forked; none of them is here.
         self._lock, self._tally, self._busy = threading.RLock(), threading.RLock(), False
         with contextlib.suppress(OSError):
             self._journal.abandon()

@@ -51,6 +51,7 @@ def hashed(key: bytes, *, size: int = 16) -> Callable[[Any], str]:
         raise BadConfiguration(f"size must be 8 to 64 bytes, not {size}")
 
     def token(value: Any) -> str:
+        # With the type, or the number 1 and the text "1" would be one person.
         text = f"{type(value).__name__}:{value}"
         data = text.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(data, key=key, digest_size=size).hexdigest()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast, final
@@ -110,19 +111,12 @@ class PredictionLog:
         for test in tests:
             if not callable(test):
                 raise BadConfiguration(f"a test must be a function of a record, not {test!r}")
-        more: list[Test] = []
-        if model_version is not None:
-            more.append(lambda record: record.model_version == model_version)
+        wanted = {"model_version": model_version, "labelled": labelled, "failed": failed}
+        more = [_equal(name, value) for name, value in wanted.items() if value is not None]
         if since is not None:
-            first = _moment("since", since)
-            more.append(lambda record: record.at >= first)
+            more.append(partial(_not_before, _moment("since", since)))
         if until is not None:
-            end = _moment("until", until)
-            more.append(lambda record: record.at < end)
-        if labelled is not None:
-            more.append(lambda record: record.labelled == labelled)
-        if failed is not None:
-            more.append(lambda record: record.failed == failed)
+            more.append(partial(_before, _moment("until", until)))
         narrowed = replace(self)
         narrowed._tests = (*self._tests, *more, *tests)  # noqa: SLF001
         return narrowed
@@ -215,6 +209,18 @@ class PredictionLog:
         return {request: (label, at) for request, (_, label, at) in newest.items()}
 
 
+def _equal(name: str, value: object) -> Test:
+    return lambda record: getattr(record, name) == value
+
+
+def _not_before(first: float, record: Record) -> bool:
+    return record.at >= first
+
+
+def _before(end: float, record: Record) -> bool:
+    return record.at < end
+
+
 def _take_label(newest: dict[str, tuple[float, Any, float]], line: bytes) -> None:
     whole = unframed(line)
     content = {} if whole is None else _content(whole[1])
@@ -230,6 +236,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         file = path.open("rb", buffering=1 << 16)
     except FileNotFoundError:
         return
+    # Up to the size it has now, or a busy writer would keep a reader for ever.
     with file:
         left = os.fstat(file.fileno()).st_size
         while left > 0 and (line := file.readline(left)):
@@ -256,6 +263,7 @@ def _records_of(writer: str, segments: Iterable[Segment], needle: bytes) -> Iter
 
 
 def _in_order(records: Iterable[Record]) -> Iterator[Record]:
+    # A heap as long as the window puts each record where its stamp belongs.
     waiting: list[tuple[float, int, Record]] = []
     for place, record in enumerate(records):
         entry = (record.at, place, record)
@@ -271,24 +279,34 @@ def _gaps_of(writer: str, segments: list[Segment]) -> Iterator[Gap]:
     # Whatever retention took from the front is no loss.
     last = 0 if segments[0].number == 0 else None
     for segment in segments:
-        torn, size, name = 0, 0, segment.path.name
-        for line in _lines(segment.path):
-            size += len(line)
-            whole = unframed(line)
+        name = segment.path.name
+        for torn, whole in _whole_lines(segment.path):
             if whole is None:
-                torn += 1
+                yield _gap(writer, name, last or 0, torn, "torn")
                 continue
             number, rest = whole
             last = number - 1 if last is None else last
-            missing = number - last - 1
-            if missing > 0 or torn:
-                cause = "torn" if torn else "missing"
-                yield _gap(writer, name, last, max(missing, torn), cause)
-            last, torn = max(last, number), 0
+            lost = max(number - last - 1, torn)
+            if lost > 0:
+                yield _gap(writer, name, last, lost, "torn" if torn else "missing")
+            last = max(last, number)
             if rest.startswith(b'"kind":"dropped"'):
                 yield from _dropped(writer, name, number, _content(rest))
-        if torn and _is_final(segment.path, size):
-            yield _gap(writer, name, last or 0, torn, "torn")
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, tuple[int, bytes] | None]]:
+    """Whole lines with the count of torn ones before each; None stands for the end."""
+    torn = size = 0
+    for line in _lines(path):
+        size += len(line)
+        whole = unframed(line)
+        if whole is None:
+            torn += 1
+        else:
+            yield torn, whole
+            torn = 0
+    if torn and _is_final(path, size):
+        yield torn, None
 
 
 def _is_final(path: Path, size: int) -> bool:
@@ -330,15 +348,20 @@ _FIXED: Final = (
 def _columns(records: Iterable[Record]) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in _FIXED}
     for count, record in enumerate(records):
-        row = {name: getattr(record, name) for name in _FIXED}
-        row["label"] = None if record.label is MISS else record.label
-        for part in ("features", "metadata"):
-            values = getattr(record, part)
-            if isinstance(values, dict):
-                named: dict[Any, Any] = values
-                row |= {f"{part}.{name}": value for name, value in named.items()}
+        row = _row(record)
         for name in row.keys() - columns.keys():
             columns[name] = [None] * count
         for name, column in columns.items():
             column.append(row.get(name))
     return columns
+
+
+def _row(record: Record) -> dict[str, Any]:
+    row = {name: getattr(record, name) for name in _FIXED}
+    row["label"] = None if record.label is MISS else record.label
+    for part in ("features", "metadata"):
+        values = getattr(record, part)
+        if isinstance(values, dict):
+            named: dict[Any, Any] = values
+            row |= {f"{part}.{name}": value for name, value in named.items()}
+    return row

@@ -173,6 +173,7 @@ class Journal:
         if self._descriptor < 0 or at >= self._seal_at or self._size + len(body) > self._room:
             self._rotate(at)
         line = framed(self.last + 1, body)
+        # Text and newline in one call: in two, somebody could look in between.
         written = os.write(self._descriptor, line)
         if written != len(line):
             self._finish(line, written)
@@ -223,6 +224,7 @@ class Journal:
             self._room += self.segment_bytes // 16 + 1
             self._seal_at += _PATIENCE
             return
+        # The new file first: without one the old one still serves.
         with contextlib.suppress(OSError):
             self.close()
         self._descriptor, self._size, self._room = descriptor, 0, self.segment_bytes
