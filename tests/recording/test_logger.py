@@ -590,6 +590,14 @@ def test_rows_of_numpy_numbers_take_the_short_way_to_the_same_line(log, cls):
     assert {type(record.features["a"]).__name__ for record in found} <= {"int", "float", "bool"}
 
 
+@pytest.mark.parametrize("features", [{}, {"x": 1.0}, {"x": "oslo"}], ids=repr)
+@pytest.mark.parametrize("answer", [np.float64("nan"), np.float32("inf"), math.nan])
+def test_answer_that_is_no_number_is_found_beside_any_features(log, features, answer):
+    for request in ("first", "second", "third"):
+        assert one(log, request, features=features, prediction=answer)
+    assert [repr(record.prediction) for record in records(log)] == [repr(float(answer))] * 3
+
+
 @pytest.mark.parametrize("value", [np.float64("nan"), np.float32("inf"), np.float16("-inf")])
 def test_no_number_of_numpy_is_written_as_one_each_time(log, value):
     for request in ("first", "second", "third"):

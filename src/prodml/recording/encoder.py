@@ -43,7 +43,7 @@ class Encoder:
         self._redact: Redaction | None = redact
         self._to_json: Callable[[Any], bytes] | None = None
         # What rows were made of so far: learned, so that a usual row takes a short way.
-        self._numeric: bool = True
+        self._numeric: bool | None = None
         self._scalars: frozenset[type] = _SCALARS
         self._numbers: dict[type, Callable[[Any], Any]] = {}
         self._lock: threading.Lock = threading.Lock()
@@ -73,13 +73,16 @@ class Encoder:
         try:
             # The cheapest question that only text survives.
             "".join(features)
+            if self._numeric is None:
+                # The first row decides what is tried first; nothing odd is added up for it.
+                self._numeric = _NUMBERS.issuperset(map(type, features.values()))
             if not self._numeric:
                 return int(self._scalars.issuperset(map(type, features.values())))
             # Of numbers alone the sum is a plain finite number exactly if they all are, and
             # adding up costs a third of asking each for its type and finiteness.
             total = sum(features.values())
             if type(total) in _NUMBERS:
-                return 2 if total - total == 0 and _is_finite(answer) else 0
+                return _grade(answer) if total - total == 0 else 0
         except Exception:
             # Whatever values do when they are added up is no business of ours.
             self._numeric = False
@@ -130,5 +133,9 @@ def _is_words(row: Any) -> bool:
     return True
 
 
-def _is_finite(answer: Any) -> bool:
-    return type(answer) is not float or answer - answer == 0
+def _grade(answer: Any) -> int:
+    """How far a plain answer may be trusted beside features that are finite numbers."""
+    if type(answer) is float:
+        return 2 if answer - answer == 0 else 0
+    # A numpy answer can be NaN, which only the null in its line will show.
+    return 2 if type(answer) in _SCALARS else 1
