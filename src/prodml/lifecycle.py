@@ -1,0 +1,270 @@
+"""One retraining cycle: facts rise to the machines, and their commands are carried out.
+
+::
+
+    facts (drift, labels, performance) -> triggers -> training -> gates -> registry
+        -> shadow -> canary -> promote, or roll back
+
+The machines decide (``prodml.retraining``, ``prodml.rollout``); this room only carries: it
+keeps the latest metrics, loads a challenger into the server, feeds the rollout with paired
+losses as labels arrive, and turns its commands into calls of server and registry.  Somebody
+calls :meth:`Lifecycle.check` and :meth:`Lifecycle.tick` now and then: a scheduler, a cron
+job, a test with a manual clock.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Protocol, final
+
+from prodml._machine import Command
+from prodml.clock import SYSTEM_CLOCK, Clock
+from prodml.errors import BadConfiguration
+from prodml.events import (
+    EVENTS,
+    DriftDetected,
+    LabelsArrived,
+    PerformanceDropped,
+    ShadowScored,
+    Stream,
+    Unsubscribe,
+)
+from prodml.retraining import Decision, Job, RetrainingOrchestrator
+from prodml.rollout import Promote, RollBack, Rollout, SetCanary, StartShadow, StopShadow
+from prodml.serving import VersionedModelServer
+from prodml.types import ModelRef
+
+__all__ = ["Lifecycle"]
+
+Loss = Callable[[Any, Any], float]
+
+
+class _Aliases(Protocol):
+    """What the lifecycle asks of a registry."""
+
+    def alias(self, name: str, alias: str, version: str) -> object: ...
+
+
+def squared_error(value: Any, label: Any) -> float:
+    """Brier's loss of a probability, in [0, 1] for a label of 0 or 1.
+
+    Examples
+    --------
+    >>> squared_error(0.8, 1)
+    0.03999999999999998
+    """
+    return float((value - label) ** 2)
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Lifecycle:
+    """Carries facts to the machines and their commands to server and registry.
+
+    Parameters
+    ----------
+    server
+        Where challengers are loaded and traffic is routed.
+    model
+        Name of the model in the registry.
+    orchestrator
+        Decides about retraining; None if models come from elsewhere (:meth:`introduce`).
+    registry
+        Its alias ``"champion"`` follows promotions and roll-backs.
+    rollout
+        Makes the rollout of ``(version, stable)``; by default ``Rollout(version, stable)``
+        with the clock and stream of the lifecycle.
+    loss
+        Loss of (prediction, label) that pairs champion and challenger.
+    pairs
+        Shadow answers that wait for their label at most; the oldest go first.
+
+    Notes
+    -----
+    One rollout at a time: a challenger that arrives during one supersedes it.
+
+    Examples
+    --------
+    >>> server = VersionedModelServer()
+    >>> server.load_model("v1", lambda features: 0.2)
+    >>> server.set_default_version("v1")
+    >>> lifecycle = Lifecycle(server, "churn")
+    >>> lifecycle.introduce("v2", lambda features: 0.3)
+    >>> server.shadow_versions, lifecycle.rollout_phase
+    (('v2',), 'shadow')
+    """
+
+    server: VersionedModelServer
+    model: str
+    _: KW_ONLY
+    orchestrator: RetrainingOrchestrator | None = None
+    registry: _Aliases | None = None
+    rollout: Callable[[str, str], Rollout] | None = None
+    loss: Loss = squared_error
+    pairs: int = 100_000
+    name: str = "lifecycle"
+    clock: Clock = SYSTEM_CLOCK
+    events: Stream = EVENTS
+    _metrics: dict[str, float] = field(default_factory=dict[str, float], init=False, repr=False)
+    _current: Rollout | None = field(default=None, init=False, repr=False)
+    _waiting: OrderedDict[str, tuple[Any, Any]] = field(
+        default_factory=OrderedDict[str, tuple[Any, Any]], init=False, repr=False
+    )
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1:
+            raise BadConfiguration(f"pairs must be at least 1, not {self.pairs}")
+
+    # -- facts go up --------------------------------------------------------------------
+
+    def subscribe(self, events: Stream | None = None) -> Unsubscribe:
+        """Hear drift, performance, labels and shadow answers; return the way out."""
+        stream = self.events if events is None else events
+        exits = [
+            stream.subscribe(DriftDetected, self._hear_drift),
+            stream.subscribe(PerformanceDropped, self._hear_performance),
+            stream.subscribe(LabelsArrived, self._hear_labels),
+            stream.subscribe(ShadowScored, self._hear_shadow),
+        ]
+
+        def unsubscribe() -> None:
+            for leave in exits:
+                leave()
+
+        return unsubscribe
+
+    def observe(self, **metrics: float) -> None:
+        """Note the latest values that the triggers look at."""
+        with self._lock:
+            self._metrics.update(metrics)
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The latest metrics."""
+        with self._lock:
+            return dict(self._metrics)
+
+    def truth(self, request_id: str, label: Any) -> bool:
+        """Join a late label to the shadow answer of its request; say whether there was one."""
+        with self._lock:
+            answers = self._waiting.pop(request_id, None)
+            rollout = self._current
+        if answers is None or rollout is None:
+            return False
+        stable, challenger = answers
+        rollout.observe_pair(self.loss(challenger, label), self.loss(stable, label))
+        return True
+
+    # -- decisions ----------------------------------------------------------------------
+
+    def check(self) -> Decision | None:
+        """Ask the triggers about the latest metrics; train if one fires and none suppresses it."""
+        if self.orchestrator is None:
+            return None
+        decision = self.orchestrator.check_triggers(self.metrics)
+        if decision:
+            self.orchestrator.trigger_retraining(decision)
+        return decision
+
+    def challenge(self, ref: ModelRef | None, model: Any, job: Job) -> None:
+        """Take what the orchestrator's ``on_challenger`` hands over."""
+        self.introduce(job.id if ref is None else ref.version, model)
+
+    def introduce(self, version: str, model: Any) -> None:
+        """Load a challenger and begin its rollout.
+
+        Raises
+        ------
+        BadConfiguration
+            The server has no default version to compare with.
+        """
+        stable = self.server.default_version
+        if stable is None:
+            raise BadConfiguration(f"{self.server.name} has no default version: set one first")
+        if self._current is not None and not self._current.done:
+            self._current.abort(f"superseded by {version}")
+            self.tick()
+        self.server.load_model(version, model)
+        make = self.rollout or self._default_rollout
+        with self._lock:
+            self._current = make(version, stable)
+            self._waiting.clear()
+        self.tick()
+
+    def tick(self) -> list[Command]:
+        """Ask the rollout what follows and do it; return what was done."""
+        rollout = self._current
+        if rollout is None:
+            return []
+        commands = list(rollout.tick())
+        for command in commands:
+            self._carry_out(command)
+        return commands
+
+    @property
+    def current(self) -> Rollout | None:
+        """The rollout under way, or the last one."""
+        return self._current
+
+    @property
+    def rollout_phase(self) -> str | None:
+        """Phase of the rollout under way, or of the last one."""
+        return None if self._current is None else str(self._current.phase.value)
+
+    # -- commands come down -------------------------------------------------------------
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case StartShadow(version=version):
+                self.server.route(shadow=[version], reason=f"shadow of {version}")
+            case StopShadow():
+                self.server.route(canary=self.server.canary, reason="shadow ended")
+            case SetCanary(version=version, share=share):
+                # The stable arm goes on being copied, so pairs keep coming.
+                self.server.route(canary={version: share}, shadow=[version], reason="canary")
+            case Promote(version=version):
+                self._promote(version)
+            case RollBack(version=version, reason=reason):
+                self.server.rollback(version, reason=reason)
+                self._point_champion()
+            case _:
+                raise BadConfiguration(f"{self.name} cannot carry out {command!r}")
+
+    def _promote(self, version: str) -> None:
+        previous = self.server.default_version
+        self.server.set_default_version(version, reason="promoted")
+        self.server.route(reason="promoted")
+        self._point_champion()
+        # The one before stays for a rollback; older ones give their memory back.
+        for old in set(self.server.versions) - {version, previous}:
+            self.server.unload_model(old)
+
+    def _point_champion(self) -> None:
+        champion = self.server.default_version
+        if self.registry is not None and champion is not None:
+            self.registry.alias(self.model, "champion", champion)
+
+    def _default_rollout(self, version: str, stable: str) -> Rollout:
+        return Rollout(version, stable, clock=self.clock, events=self.events)
+
+    # -- hearing ------------------------------------------------------------------------
+
+    def _hear_drift(self, fact: DriftDetected) -> None:
+        self.observe(drift_score=fact.score)
+
+    def _hear_performance(self, fact: PerformanceDropped) -> None:
+        self.observe(**{fact.metric: fact.current})
+
+    def _hear_labels(self, fact: LabelsArrived) -> None:
+        self.observe(labels=float(fact.total))
+
+    def _hear_shadow(self, fact: ShadowScored) -> None:
+        rollout = self._current
+        if fact.error is not None or rollout is None or fact.version != rollout.version:
+            return
+        with self._lock:
+            self._waiting[fact.request_id] = (fact.stable_value, fact.value)
+            while len(self._waiting) > self.pairs:
+                self._waiting.popitem(last=False)
