@@ -53,7 +53,9 @@ class Numbers:
         mean = std = float("nan")
         if self.values.size:
             with np.errstate(over="ignore", invalid="ignore"):
-                mean, std = float(self.values.mean()), float(self.values.std())
+                mean = float(self.values.mean())
+                apart = self.values - mean
+                std = float(np.sqrt(apart @ apart / apart.size))
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
 
@@ -141,13 +143,13 @@ def numbers_of(column: Column) -> Numbers:
     if isinstance(column, Counted):
         return Numbers(_NONE, rows, column.missing, invalid=rows - column.missing)
     values, invalid, temporal = floats_of(column)
-    finite = np.isfinite(values)
-    if finite.all():
-        return Numbers(np.sort(values), len(values), 0, 0, invalid, temporal)
-    missing = int(np.isnan(values).sum()) - invalid
-    kept = np.sort(values[finite])
-    infinite = len(values) - len(kept) - missing - invalid
-    return Numbers(kept, len(values), missing, infinite, invalid, temporal)
+    # Sorting sets the others apart: -inf, numbers, inf, NaN.
+    ascending = np.sort(values)
+    first = int(np.searchsorted(ascending, -np.inf, "right"))
+    last, end = (int(at) for at in np.searchsorted(ascending, [np.inf, np.nan], "left"))
+    infinite = first + end - last
+    missing = len(values) - end - invalid
+    return Numbers(ascending[first:last], len(values), missing, infinite, invalid, temporal)
 
 
 def floats_of(column: "npt.NDArray[Any] | list[Any]") -> tuple[Floats, int, bool]:

@@ -1,0 +1,514 @@
+import threading
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prodml._settings import retune, settings_of
+from prodml.drift import DriftDetector, DriftLevel, Reference
+from prodml.errors import BadConfiguration
+from prodml.events import DriftCleared, DriftDetected, Event, Stream
+from prodml.testing import ManualClock
+
+NONE, NEGLIGIBLE, DRIFT, INCONCLUSIVE = DriftLevel
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def detector_of(reference, *args, **kwargs):
+    return DriftDetector(reference, *args, **{"events": Stream(), **kwargs})
+
+
+def compared(old, new, **kwargs):
+    """Verdict on one feature."""
+    return detector_of({"x": old}, **kwargs).detect_drift({"x": new})["x"]
+
+
+def normal(n, seed=0, **kwargs):
+    return rng(seed).normal(size=n, **kwargs)
+
+
+# -- evidence and size ----------------------------------------------------------------------
+
+
+def test_a_shift_is_found_in_the_right_feature():
+    current = normal((1000, 3), 1) + np.array([0, 0, 0.5])
+    report = detector_of(normal((2000, 3)), ["age", "fare", "delay"]).detect_drift(current)
+    assert report.drifted == ("delay",)
+    assert report["delay"].p_adjusted < 1e-10
+    assert report["delay"].effect == pytest.approx(0.2, abs=0.05)
+    assert report["delay"].reason.startswith("median +0.3")
+
+
+def test_a_million_rows_do_not_alarm_about_nothing():
+    found = compared(normal(1_000_000), normal(1_000_000, 1) + 0.005)
+    assert found.p_adjusted < 0.05
+    assert found.level is NEGLIGIBLE
+    assert "below the floor of 5 %" in found.reason
+
+
+def test_the_floor_is_a_setting():
+    old, new = normal(100_000), normal(100_000, 1) + 0.05
+    assert compared(old, new).level is NEGLIGIBLE
+    assert compared(old, new, min_effect=0.01).level is DRIFT
+
+
+def test_alpha_can_be_chosen_for_one_check():
+    detector = detector_of({"x": normal(1000)}, min_effect=0.0)
+    current = {"x": normal(300, 1) + 0.2}
+    assert detector.detect_drift(current).drift_detected
+    strict = detector.detect_drift(current, alpha=1e-6)
+    assert not strict.drift_detected
+    assert strict.alpha == 1e-6
+
+
+def test_many_features_are_corrected_together():
+    report = detector_of(normal((2000, 20))).detect_drift(normal((1000, 20), 1))
+    raw = np.array([f.p_value for f in report.values()])
+    assert all(f.p_adjusted >= f.p_value for f in report.values())
+    assert (raw < 0.25).any()
+    loose = detector_of(normal((2000, 20)), correction="none").detect_drift(normal((1000, 20), 1))
+    assert all(f.p_adjusted == f.p_value for f in loose.values())
+
+
+def test_the_verdict_does_not_flip_with_the_number_of_rows():
+    levels = [
+        {f.level for f in detector_of(normal((n, 5))).detect_drift(normal((900, 5), 1)).values()}
+        for n in (1000, 1001)
+    ]
+    assert levels == [{NONE}, {NONE}]
+
+
+# -- bad data is a finding --------------------------------------------------------------------
+
+
+def test_one_nan_does_not_hide_a_shift():
+    old, new = normal(500), normal(500, 1) + 5
+    new[0] = np.nan
+    assert compared(old, new).drift_detected
+    old[0] = np.nan
+    assert compared(old, new).drift_detected
+
+
+def test_one_wild_value_in_the_reference_does_not_hide_a_shift():
+    old, new = normal(2000), normal(1000, 1) + 1
+    old[0], new[0] = 1e9, 1e12
+    found = compared(old, new)
+    assert found.effect == pytest.approx(0.38, abs=0.05)
+    assert found.psi > 0.5
+
+
+def test_a_rise_of_missing_values_is_drift_by_itself():
+    old, new = normal(1000), normal(1000, 1)
+    old[:20], new[:510] = np.nan, np.nan
+    found = compared(old, new)
+    assert found.drift_detected
+    assert "missing 2 % -> 51 %" in found.reason
+    assert (found.reference_missing, found.current_missing) == (0.02, 0.51)
+
+
+@pytest.mark.parametrize("bad", [[np.nan] * 100, [None] * 100])
+def test_a_column_of_nothing_is_drift(bad):
+    found = compared(normal(100), bad)
+    assert found.drift_detected
+    assert "missing 0 % -> 100 %" in found.reason
+
+
+def test_nothing_in_both_is_inconclusive():
+    assert compared([None] * 100, [None] * 100).level is INCONCLUSIVE
+
+
+def test_infinite_values_are_counted_and_named():
+    new = normal(500, 1)
+    new[:25], new[25:50] = np.inf, -np.inf
+    found = compared(normal(500), new)
+    assert found.drift_detected
+    assert "infinite 0 % -> 10 %" in found.reason
+    assert np.isfinite(found.current_mean)
+
+
+def test_a_constant_that_stays_is_no_drift_and_one_that_moves_is():
+    assert compared([1.0] * 100, [1.0] * 100).level is NONE
+    assert compared([1.0] * 100, [2.0] * 100).level is DRIFT
+
+
+def test_rounding_is_no_drift():
+    found = compared([1.0] * 100, [1.0 + 1e-12] * 100)
+    assert found.level is NEGLIGIBLE
+    assert "rounding of single precision" in found.reason
+
+
+def test_one_row_is_inconclusive():
+    found = compared(normal(1000), [3.0])
+    assert found.level is INCONCLUSIVE
+    assert "1 in current; at least 30 are needed" in found.reason
+
+
+@pytest.mark.parametrize("empty", [[], {}, {"x": []}, np.empty((0, 1)), pl.DataFrame({"x": []})])
+def test_a_batch_without_rows_is_inconclusive(empty):
+    report = detector_of({"x": normal(100)}).detect_drift(empty)
+    assert report.inconclusive == ("x",)
+    assert not report.drift_detected
+
+
+def test_a_vanished_column_is_drift_and_a_new_one_is_named():
+    report = detector_of({"a": normal(100), "b": normal(100)}).detect_drift(
+        {"a": normal(100), "c": normal(100)}
+    )
+    assert report.drifted == ("b",)
+    assert report["b"].reason == "the column is gone"
+    assert report.new_columns == ("c",)
+    assert "new columns: c" in report.headline
+
+
+def test_an_array_of_another_width_is_drift_in_every_feature():
+    report = detector_of(normal((100, 2))).detect_drift(normal((100, 3)))
+    assert report.drifted == ("x0", "x1")
+    assert report["x0"].reason == "current has 3 columns instead of 2"
+
+
+def test_columns_are_matched_by_name_not_by_place():
+    a, b = normal(500), normal(500) + 9
+    report = detector_of({"a": a, "b": b}).detect_drift({"b": b, "a": a})
+    assert not report.drift_detected
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (normal(100), ["n/a"] * 100),
+        (normal(100), [object()] * 100),
+        (["a", "b"] * 50, normal(100).tolist()),
+        (normal(100), [datetime(2026, 1, 1)] * 100),
+        ([True, False] * 50, ["yes", "no"] * 50),
+    ],
+)
+def test_a_change_of_type_is_drift(old, new):
+    assert compared(old, new).drift_detected
+
+
+def test_whole_numbers_and_floats_and_decimals_are_one_type():
+    values = rng().integers(0, 50, size=300).tolist()
+    for cls in (int, float, Decimal, np.float32):
+        assert compared(values, [cls(v) for v in values]).level is NONE
+    assert compared([Decimal(v) for v in values], [v + 25 for v in values]).drift_detected
+
+
+def test_booleans_are_categories():
+    found = compared([True] * 50 + [False] * 50, [True] * 95 + [False] * 5)
+    assert (found.kind, found.level) == ("categorical", DRIFT)
+
+
+def test_values_that_cannot_be_hashed_count_by_their_text():
+    assert compared([[1], [2]] * 50, [[1], [2]] * 50).level is NONE
+    assert compared([[1], [2]] * 50, [[1], [3]] * 50).drift_detected
+
+
+def test_a_point_in_time_always_moves_so_it_is_not_judged():
+    days = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=i) for i in range(100)]
+    found = compared(days, [day + timedelta(days=100) for day in days])
+    assert (found.kind, found.level) == ("time", INCONCLUSIVE)
+    assert "derive what the model uses" in found.reason
+
+
+def test_missing_times_are_judged():
+    days = np.arange("2026-01-01", "2026-04-11", dtype="M8[D]")
+    gone = days.copy()
+    gone[:50] = np.datetime64("NaT")
+    assert compared(days, gone).drift_detected
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=3),
+    st.decimals(),
+    st.datetimes(),
+    st.dates(),
+    st.timedeltas(),
+    st.binary(max_size=2),
+    st.lists(st.integers(), max_size=2),
+    st.complex_numbers(),
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(JUNK, max_size=60), st.lists(JUNK, max_size=60), st.integers(1, 40))
+def test_whatever_a_column_holds_there_is_a_verdict_with_a_reason(old, new, min_rows):
+    found = compared(old, new, min_rows=min_rows)
+    assert found.reason
+    assert found.level is not NONE or 0.0 <= found.p_adjusted <= 1.0
+    assert 0.0 <= found.effect <= 1.0
+
+
+# -- categories -----------------------------------------------------------------------------
+
+
+def test_a_new_level_is_named_with_its_share():
+    old = ["JFK", "EWR"] * 5000
+    new = ["JFK", "EWR"] * 940 + ["LGA"] * 120
+    found = compared(old, new)
+    assert found.drift_detected
+    assert found.new_levels == ("LGA",)
+    assert "new level LGA 6 %" in found.reason
+
+
+def test_a_new_level_of_a_few_rows_is_below_the_floor_and_still_named():
+    found = compared(["a", "b"] * 5000, ["a", "b"] * 4985 + ["LGA"] * 30)
+    assert found.level is NEGLIGIBLE
+    assert "new level LGA 0.3 %" in found.reason
+
+
+def test_one_row_of_a_new_level_is_no_evidence():
+    found = compared(["a", "b"] * 500, ["a", "b"] * 499 + ["c"])
+    assert found.level is NONE
+    assert found.new_levels == ("c",)
+
+
+def test_a_vanished_level_is_found():
+    found = compared(["a", "b", "c"] * 300, ["a", "b"] * 450)
+    assert found.drift_detected
+    assert found.vanished_levels == ("c",)
+
+
+def test_identifiers_are_recognised_and_not_judged():
+    found = compared([f"u{i}" for i in range(500)], [f"v{i}" for i in range(500)])
+    assert found.level is INCONCLUSIVE
+    assert "an identifier?" in found.reason
+
+
+def test_codes_are_categories_only_if_one_says_so():
+    codes = rng().integers(0, 5, size=1000)
+    swapped = np.where(codes == 0, 4, np.where(codes == 4, 0, codes))
+    table = np.column_stack([codes, normal(1000)])
+    detector = detector_of(table, ["carrier", "fare"], categorical=("carrier",))
+    assert detector.detect_drift(table)["carrier"].kind == "categorical"
+    assert not detector.detect_drift(np.column_stack([swapped, table[:, 1]])).drift_detected
+    assert compared(codes, codes).kind == "numeric"
+
+
+def test_codes_with_nan_count_the_nan_as_missing():
+    codes = np.array([1.0, 2.0, np.nan] * 100)
+    found = compared(codes, codes, categorical=("x",))
+    assert found.current_missing == pytest.approx(1 / 3)
+    assert found.new_levels == ()
+
+
+def test_many_levels_that_differ_by_chance_have_a_small_effect():
+    old, new = rng(0).integers(0, 105, size=27_000), rng(1).integers(0, 105, size=6_000)
+    assert compared(old, new, categorical=("x",)).effect < 0.03
+
+
+# -- forms of tables ------------------------------------------------------------------------
+
+
+FORMS = {
+    "mapping": lambda data: data,
+    "rows": lambda data: [
+        dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)
+    ],
+    "pandas": pd.DataFrame,
+    "polars": pl.DataFrame,
+    "lazy": lambda data: pl.DataFrame(data).lazy(),
+    "pyarrow": pa.table,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_table_gives_the_same_verdicts(form):
+    old = {"x": normal(300).tolist(), "k": ["a", "b", None] * 100}
+    new = {"x": (normal(200) + 1).tolist(), "k": ["a", "b"] * 66 + [None] * 68}
+    report = detector_of(old).detect_drift(FORMS[form](new))
+    expected = detector_of(FORMS[form](old)).detect_drift(new)
+    assert report.drifted == expected.drifted == ("x",)
+    for name in old:
+        assert report[name].p_value == expected[name].p_value
+        assert report[name].kind == expected[name].kind
+
+
+def test_columns_of_frames_keep_their_nulls_and_types():
+    frame = pl.DataFrame(
+        {
+            "n": [1, None, 3] * 20,
+            "d": [datetime(2026, 1, 1)] * 60,
+            "b": [True, False, None] * 20,
+            "c": pl.Series(["u", "v", "w"] * 20, dtype=pl.Categorical),
+        }
+    )
+    report = detector_of(frame).detect_drift(frame)
+    assert [f.kind for f in report.values()] == ["numeric", "time", "categorical", "categorical"]
+    assert report["n"].current_missing == report["b"].current_missing == pytest.approx(1 / 3)
+
+
+def test_masked_structured_and_flat_arrays_are_tables_too():
+    masked = np.ma.masked_array(np.arange(100.0), mask=[True] * 10 + [False] * 90)
+    assert compared(masked, masked).current_missing == 0.1
+    structured = np.array([(1.0, "a")] * 50, dtype=[("x", "f8"), ("k", "U1")])
+    assert list(detector_of(structured).detect_drift(structured)) == ["x", "k"]
+    assert list(detector_of(np.arange(50.0)).detect_drift(np.arange(50.0))) == ["x0"]
+
+
+def test_rows_may_lack_a_field():
+    rows = [{"a": 1.0, "b": 2.0}] * 50
+    report = detector_of(rows).detect_drift([{"a": 1.0}] * 50)
+    assert report["b"].reason == "the column is gone"
+    report = detector_of(rows).detect_drift([{"a": 1.0}] * 49 + [{"a": 1.0, "b": 2.0}])
+    assert report["b"].current_missing == 0.98
+
+
+def test_what_is_no_table_at_all_is_a_type_error():
+    with pytest.raises(TypeError):
+        detector_of({"x": normal(50)}).detect_drift(42)
+
+
+# -- configuration ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "told"),
+    [
+        ({"alpha": 0.0}, "alpha"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"correction": "fdr"}, "correction"),
+        ({"min_effect": -0.1}, "min_effect"),
+        ({"min_new_levels": 2}, "min_new_levels"),
+        ({"min_rows": 0}, "min_rows"),
+        ({"categorical": "x"}, "categorical"),
+        ({"categorical": ("y",)}, "no feature"),
+        ({"kinds": {"x": "ordinal"}}, "ordinal"),
+        ({"feature_names": ["y"]}, "no column 'y'"),
+        ({"blocks": [1] * 50}, "at least 10"),
+        ({"blocks": list(range(49))}, "49 labels for 50 rows"),
+    ],
+)
+def test_nonsense_is_refused_by_name(kwargs, told):
+    with pytest.raises(BadConfiguration, match=told):
+        detector_of({"x": normal(50)}, **kwargs)
+
+
+@pytest.mark.parametrize("reference", [42, {}, [], [{"a": 1}, 5]])
+def test_a_reference_that_is_no_table_is_refused(reference):
+    with pytest.raises(BadConfiguration, match="reference"):
+        detector_of(reference)
+
+
+def test_names_must_fit_an_array():
+    with pytest.raises(BadConfiguration, match="2 columns instead of 1"):
+        detector_of(normal((50, 2)), ["a"])
+
+
+def test_alpha_of_a_check_is_validated():
+    with pytest.raises(BadConfiguration, match="alpha"):
+        detector_of({"x": normal(50)}).detect_drift({"x": []}, alpha=1.0)
+
+
+def test_the_reference_is_fitted_once_and_can_be_shared():
+    fitted = Reference.fit({"x": normal(100)})
+    first, second = detector_of(fitted), detector_of(fitted, alpha=0.01)
+    assert first.reference is second.reference is fitted
+
+
+def test_a_reference_that_changes_later_changes_nothing():
+    old = normal((500, 1))
+    detector = detector_of(old)
+    old += 100
+    assert not detector.detect_drift(normal((500, 1), 1)).drift_detected
+
+
+def test_settings_can_be_seen_and_retuned():
+    detector = detector_of({"x": normal(100_000)})
+    assert settings_of(detector)["min_effect"] == 0.05
+    retune(detector, min_effect=0.01)
+    assert detector.detect_drift({"x": normal(100_000, 1) + 0.05}).drift_detected
+    with pytest.raises(BadConfiguration, match="fitted already"):
+        retune(detector, categorical=("x",))
+
+
+# -- blocks -----------------------------------------------------------------------------------
+
+
+def test_rows_of_one_day_are_not_independent_evidence():
+    days, size = 30, 100
+    label = np.repeat(np.arange(days), size)
+    old = normal(days * size) + normal(days, 5)[label]
+    new = normal(2 * size, 1) + np.repeat([0.8, 0.4], size)
+    assert compared(old, new).drift_detected
+    assert not compared(old, new, blocks=label).drift_detected
+
+
+def test_blocks_that_are_no_different_change_little():
+    label = np.repeat(np.arange(30), 100)
+    assert compared(normal(3000), normal(1000, 1) + 0.5, blocks=label).drift_detected
+
+
+def test_blocks_count_for_categories_and_missing_values_too():
+    label = np.repeat(np.arange(40), 50)
+    weather = np.where(rng(3).random(40) < 0.5, "rain", "sun")[label].tolist()
+    new = ["rain"] * 70 + ["sun"] * 30
+    assert compared(weather, new).drift_detected
+    assert not compared(weather, new, blocks=label).drift_detected
+
+
+# -- facts ------------------------------------------------------------------------------------
+
+
+def heard_from(stream):
+    heard = []
+    stream.subscribe(Event, heard.append)
+    return heard
+
+
+def test_drift_is_stated_when_it_begins_and_when_it_ends():
+    stream, clock = Stream(), ManualClock()
+    heard = heard_from(stream)
+    detector = DriftDetector(normal((500, 2)), events=stream, clock=clock, name="flights")
+    good, bad = normal((500, 2), 1), normal((500, 2), 1) + np.array([0, 1])
+    for batch in (good, bad, bad, good, good, bad):
+        detector.detect_drift(batch)
+    assert [type(fact) for fact in heard] == [DriftDetected, DriftCleared, DriftDetected]
+    first = heard[0]
+    assert (first.source, first.at, set(first.effects)) == ("flights", clock.time(), {"x1"})
+    assert first.score == first.effects["x1"] > 0.3
+    assert "x1: median" in first.reason
+
+
+def test_another_feature_that_drifts_is_news():
+    stream = Stream()
+    heard = heard_from(stream)
+    detector = DriftDetector(normal((500, 2)), events=stream)
+    detector.detect_drift(normal((500, 2), 1) + np.array([0, 1]))
+    detector.detect_drift(normal((500, 2), 1) + np.array([1, 1]))
+    assert [set(fact.effects) for fact in heard] == [{"x1"}, {"x0", "x1"}]
+
+
+def test_an_empty_batch_does_not_clear_an_alarm():
+    stream = Stream()
+    heard = heard_from(stream)
+    detector = DriftDetector({"x": normal(500)}, events=stream)
+    detector.detect_drift({"x": normal(500, 1) + 1})
+    detector.detect_drift([])
+    detector.detect_drift({"x": normal(500, 1) + 1})
+    assert [type(fact) for fact in heard] == [DriftDetected]
+
+
+def test_threads_may_check_at_the_same_time():
+    stream = Stream()
+    heard = heard_from(stream)
+    detector = DriftDetector({"x": normal(500)}, events=stream)
+    bad = {"x": normal(500, 1) + 1}
+    threads = [threading.Thread(target=detector.detect_drift, args=(bad,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(heard) == 1
