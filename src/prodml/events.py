@@ -417,11 +417,12 @@ class RolloutStarted(Event):
 
 @_fact
 class RolloutStepped(Event):
-    """``version`` entered ``phase`` with ``share`` of the traffic."""
+    """``version`` entered ``phase`` with ``share`` of the traffic, because of ``reason``."""
 
     version: str
     phase: str
     share: float
+    reason: str
 
 
 @_fact

@@ -13,7 +13,6 @@ from prodml.events import (
     EVENTS,
     Event,
     ModelPromoted,
-    RolledBack,
     RolloutStarted,
     RolloutStepped,
     Stream,
@@ -258,11 +257,8 @@ class Rollout:
             told.append(RolloutStarted(at=at, source=source, version=version, stable=self.stable))
         if after.phase is RolloutPhase.PROMOTED:
             told.append(ModelPromoted(at=at, source=source, version=version, previous=self.stable))
-        elif after.phase is RolloutPhase.ROLLED_BACK:
-            told.append(
-                RolledBack(at=at, source=source, old=version, new=self.stable, reason=after.reason)
-            )
         else:
+            # That a version was taken out is the server's fact; this one says why.
             told.append(
                 RolloutStepped(
                     at=at,
@@ -270,6 +266,7 @@ class Rollout:
                     version=version,
                     phase=after.phase.value,
                     share=after.share,
+                    reason=after.reason,
                 )
             )
         return told

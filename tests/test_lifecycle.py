@@ -1,0 +1,213 @@
+import pytest
+
+from prodml import Lifecycle, ModelRegistry, RetrainingOrchestrator, VersionedModelServer
+from prodml._machine import Command
+from prodml.errors import BadConfiguration
+from prodml.events import (
+    DriftDetected,
+    LabelsArrived,
+    PerformanceDropped,
+    RolledBack,
+    ShadowScored,
+    Stream,
+)
+from prodml.retraining import DataGrowth
+from prodml.rollout import PairedLoss, Rollout
+from prodml.stores import MemoryStore
+from prodml.testing import ManualClock, Recorder
+
+
+class Model:
+    def __init__(self, p=0.5):
+        self.p = p
+        self.closed = False
+
+    def predict(self, features):
+        return self.p
+
+    def close(self):
+        self.closed = True
+
+
+class Scene:
+    """A server with version 1, and a lifecycle over it."""
+
+    def __init__(self, **changes):
+        self.clock, self.events = ManualClock(), Stream()
+        self.server = VersionedModelServer(shadow="inline", clock=self.clock, events=self.events)
+        self.server.load_model("1", Model())
+        self.server.set_default_version("1")
+        self.lifecycle = Lifecycle(
+            self.server,
+            "late",
+            rollout=self.rollout,
+            clock=self.clock,
+            events=self.events,
+            **changes,
+        )
+        self.leave = self.lifecycle.subscribe()
+
+    def rollout(self, version, stable):
+        return Rollout(
+            version,
+            stable,
+            steps=(0.5,),
+            step_seconds=0,
+            guards=[PairedLoss(enough=10)],
+            clock=self.clock,
+            events=self.events,
+        )
+
+    def serve(self, label, count=10):
+        """Answer requests of the stable arm, then let their labels arrive."""
+        for i in range(count):
+            route = self.server.resolve()
+            while route.arm != "stable":
+                route.release()
+                route = self.server.resolve()
+            value = route.predict({})
+            route.release()
+            self.server.mirror(route, {}, value, f"r{i}")
+        joined = [self.lifecycle.truth(f"r{i}", label) for i in range(count)]
+        self.lifecycle.tick()
+        return sum(joined)
+
+
+def test_a_good_challenger_goes_from_shadow_over_canary_to_the_default():
+    scene = Scene()
+    scene.lifecycle.introduce("2", Model(0.9))
+    assert scene.server.shadow_versions == ("2",)
+    scene.serve(label=1)
+    assert scene.server.canary == {"2": 0.5}
+    assert scene.serve(label=1) == 10, "the stable arm is still copied"
+    assert scene.server.default_version == "2"
+    assert (scene.server.canary, scene.server.shadow_versions) == ({}, ())
+
+
+def test_a_bad_challenger_is_taken_out_and_quarantined():
+    scene = Scene()
+    recorder = Recorder(scene.events)
+    scene.lifecycle.introduce("2", Model(1.0))
+    scene.serve(label=0, count=60)
+    assert scene.lifecycle.rollout_phase == "rolled back"
+    assert scene.server.default_version == "1"
+    assert "2" in scene.server.quarantined
+    assert len(recorder.of(RolledBack)) == 1
+
+
+def test_the_registrys_champion_follows_promotions_with_its_history():
+    registry = ModelRegistry("memory://")
+    for p in (0.5, 0.9):
+        registry.register("late", {"p": p})
+    registry.alias("late", "champion", "1")
+    scene = Scene(registry=registry)
+    scene.lifecycle.introduce("2", Model(0.9))
+    scene.serve(label=1)
+    scene.serve(label=1)
+    assert registry.resolve("late", "champion").version == "2"
+    assert len(registry.history("late", "champion")) == 2
+
+
+def test_the_last_but_one_stays_for_a_rollback_and_older_ones_are_closed():
+    scene, models = Scene(), {v: Model(0.9) for v in ("2", "3")}
+    for version, model in models.items():
+        model.p += 0.03 * int(version)
+        scene.lifecycle.introduce(version, model)
+        scene.serve(label=1)
+        scene.serve(label=1)
+    assert scene.server.versions == ("2", "3")
+    assert not models["2"].closed
+
+
+def test_a_second_challenger_supersedes_the_first():
+    scene = Scene()
+    scene.lifecycle.introduce("2", Model(0.9))
+    scene.lifecycle.introduce("3", Model(0.9))
+    assert "superseded" in scene.server.quarantined["2"]
+    assert scene.server.shadow_versions == ("3",)
+
+
+def test_shadow_answers_of_the_one_before_are_not_joined_to_the_next():
+    scene = Scene()
+    scene.lifecycle.introduce("2", Model(0.9))
+    route = scene.server.resolve()
+    scene.server.mirror(route, {}, 0.5, "old")
+    route.release()
+    scene.lifecycle.introduce("3", Model(0.9))
+    assert scene.lifecycle.truth("old", 1) is False
+
+
+def test_without_a_rollout_a_label_joins_nothing_and_a_tick_does_nothing():
+    scene = Scene()
+    assert scene.lifecycle.truth("r", 1) is False
+    assert scene.lifecycle.tick() == []
+    assert (scene.lifecycle.current, scene.lifecycle.rollout_phase) == (None, None)
+    assert scene.lifecycle.check() is None
+
+
+def test_waiting_pairs_are_bounded():
+    scene = Scene(pairs=5)
+    scene.lifecycle.introduce("2", Model(0.9))
+    assert scene.serve(label=1, count=8) == 5
+
+
+def test_failed_shadows_and_strangers_are_not_paired():
+    scene = Scene()
+    scene.lifecycle.introduce("2", Model(0.9))
+    told = {"at": 0.0, "source": "s", "request_id": "r", "value": 1, "stable_version": "1"}
+    told |= {"stable_value": 1, "latency_ms": 0.0}
+    scene.events.emit(ShadowScored(**told, version="9"))
+    scene.events.emit(ShadowScored(**told, version="2", error=ValueError()))
+    assert scene.lifecycle.truth("r", 1) is False
+
+
+def test_facts_become_metrics_until_one_leaves():
+    scene = Scene()
+    emit = scene.events.emit
+    emit(DriftDetected(at=0.0, source="d", score=0.3, effects={}, reason=""))
+    emit(LabelsArrived(at=0.0, source="l", count=5, total=500))
+    emit(PerformanceDropped(at=0.0, source="p", metric="accuracy", reference=0.9, current=0.7))
+    assert scene.lifecycle.metrics == {"drift_score": 0.3, "labels": 500.0, "accuracy": 0.7}
+    scene.leave()
+    emit(LabelsArrived(at=0.0, source="l", count=5, total=505))
+    assert scene.lifecycle.metrics["labels"] == 500.0
+
+
+def test_a_trigger_that_fires_brings_a_challenger_into_shadow():
+    scene = Scene()
+    scene.lifecycle.orchestrator = RetrainingOrchestrator(
+        "late",
+        train=lambda context: Model(0.9),
+        triggers=[DataGrowth()],
+        on_challenger=scene.lifecycle.challenge,
+        store=MemoryStore(),
+        clock=scene.clock,
+        events=scene.events,
+    )
+    assert not scene.lifecycle.check()
+    scene.lifecycle.observe(labels=100)
+    assert scene.lifecycle.check()
+    assert scene.server.shadow_versions == ("late-1",)
+
+
+def test_a_command_that_nobody_knows_is_refused():
+    class Odd(Command):
+        pass
+
+    with pytest.raises(BadConfiguration, match="cannot carry out"):
+        Scene().lifecycle._carry_out(Odd())
+
+
+def test_an_empty_server_has_nothing_to_compare_with():
+    with pytest.raises(BadConfiguration, match="no default version"):
+        Lifecycle(VersionedModelServer(), "m").introduce("1", Model())
+    with pytest.raises(BadConfiguration, match="pairs"):
+        Lifecycle(VersionedModelServer(), "m", pairs=0)
+
+
+def test_the_default_rollout_uses_the_lifecycles_clock_and_stream():
+    scene = Scene()
+    scene.lifecycle.rollout = None
+    scene.lifecycle.introduce("2", Model())
+    assert scene.lifecycle.current.clock is scene.clock
+    assert scene.lifecycle.current.events is scene.events
