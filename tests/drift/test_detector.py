@@ -175,6 +175,14 @@ def test_an_array_of_another_width_is_drift_in_every_feature():
     assert report["x0"].reason == "current has 3 columns instead of 2"
 
 
+def test_a_column_that_cannot_be_read_costs_only_its_own_verdict():
+    detector = detector_of({"a": normal(500), "b": normal(500)})
+    report = detector.detect_drift({"a": 5, "b": normal(500) + 1})
+    assert report["a"].level is INCONCLUSIVE
+    assert report["a"].reason.startswith("cannot be read: TypeError")
+    assert report.drifted == ("b",)
+
+
 def test_columns_are_matched_by_name_not_by_place():
     a, b = normal(500), normal(500) + 9
     report = detector_of({"a": a, "b": b}).detect_drift({"b": b, "a": a})
@@ -348,6 +356,53 @@ def test_columns_of_frames_keep_their_nulls_and_types():
     report = detector_of(frame).detect_drift(frame)
     assert [f.kind for f in report.values()] == ["numeric", "time", "categorical", "categorical"]
     assert report["n"].current_missing == report["b"].current_missing == pytest.approx(1 / 3)
+
+
+def test_nullable_zoned_and_rare_types_of_frames_are_read():
+    zone = pd.date_range("2026-01-01", periods=60, tz="Europe/Berlin")
+    frame = pd.DataFrame(
+        {
+            "n": pd.array([1, None, 3] * 20, dtype="Int64"),
+            "z": zone,
+            "d": pd.to_timedelta(range(60), unit="s"),
+            "s": pd.array(["a", None, "b"] * 20, dtype="string"),
+        }
+    )
+    report = detector_of(frame).detect_drift(frame)
+    assert [f.kind for f in report.values()] == ["numeric", "time", "numeric", "categorical"]
+    assert report["n"].current_missing == report["s"].current_missing == pytest.approx(1 / 3)
+    assert not report.drift_detected
+
+
+def test_rows_may_be_sequences_and_a_flat_list_is_one_column():
+    rows = [[float(i), "a"] for i in range(50)]
+    assert list(detector_of(rows, ["x", "k"]).detect_drift(rows)) == ["x", "k"]
+    with pytest.raises(TypeError, match="all be mappings"):
+        detector_of(rows).detect_drift([rows[0], {"x": 1.0}])
+    with pytest.raises(TypeError, match="dimensions"):
+        detector_of(rows).detect_drift(np.zeros((2, 2, 2)))
+
+
+def test_masked_text_and_series_are_columns():
+    masked = np.ma.masked_array(["a", "b"] * 50, mask=[True] + [False] * 99)
+    assert compared(masked, masked).current_missing == 0.01
+    assert compared(pd.Series(normal(100)), pl.Series(normal(100))).level is NONE
+    assert compared(range(100), range(100)).level is NONE
+
+
+def test_times_and_durations_can_be_judged_as_numbers():
+    days = [datetime(2026, 1, 1).date() + timedelta(days=i) for i in range(100)]
+    later = [day + timedelta(days=50) for day in days]
+    assert compared(days, later, kinds={"x": "numeric"}).drift_detected
+    ticks = [np.datetime64(day) for day in later]
+    assert compared(days, ticks, kinds={"x": "numeric"}).drift_detected
+    waits = [timedelta(seconds=i) for i in range(100)]
+    assert compared(waits, [np.timedelta64(i, "s") for i in range(100)]).level is NONE
+
+
+def test_whole_numbers_beyond_floats_are_infinite():
+    found = compared([1, 2] * 50, [10**400, -(10**400)] * 50)
+    assert "infinite 0 % -> 100 %" in found.reason
 
 
 def test_masked_structured_and_flat_arrays_are_tables_too():

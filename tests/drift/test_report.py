@@ -22,9 +22,7 @@ def table(seed, n=600, shift=0.0):
 
 @pytest.fixture
 def report():
-    detector = DriftDetector(
-        table(0), clock=ManualClock(86400.0), events=Stream(), name="ticket"
-    )
+    detector = DriftDetector(table(0), clock=ManualClock(86400.0), events=Stream(), name="ticket")
     current = table(1, shift=1.0)
     del current["gone"]
     return detector.detect_drift({**current, "new": [1] * 600})

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.drift.correction import CORRECTIONS, Correction, adjust
-from prodml.drift.evidence import Evidence, Rules, absent, examine, judge
+from prodml.drift.evidence import Evidence, Rules, absent, examine, judge, unreadable
 from prodml.drift.feature import FeatureDrift, verdict
 from prodml.drift.reference import Reference, ReferenceColumn
 from prodml.drift.report import DriftReport
@@ -202,8 +202,13 @@ def _compared(
     samples: dict[str, Numbers | Levels | None] = {}
     found: dict[str, tuple[Evidence, ...]] = {}
     for name, column in reference.columns.items():
-        samples[name] = _read(column, table)
-        found[name] = _examined(column, samples[name], table, rules)
+        try:
+            samples[name] = _read(column, table)
+            found[name] = _examined(column, samples[name], table, rules)
+        except Exception as error:
+            # One column that no one can read must not cost the verdict on the others.
+            samples[name] = None
+            found[name] = (unreadable(error),)
     tested = [e.p_value for evidence in found.values() for e in evidence if e.tested]
     adjusted = iter(adjust(tested, correction).tolist())
     judged = {
@@ -235,8 +240,11 @@ def _kinds(detector: DriftDetector) -> dict[str, Kind]:
     codes = detector.categorical
     if isinstance(codes, str):
         raise BadConfiguration(f"categorical must be several names, not the text {codes!r}")
-    chosen: dict[str, Kind] = dict.fromkeys(codes, "categorical")
-    return chosen | dict(detector.kinds or {})
+    chosen: dict[str, Kind] = {}
+    for name in codes:
+        chosen[name] = "categorical"
+    chosen.update(detector.kinds or {})
+    return chosen
 
 
 def _check(detector: Any) -> None:

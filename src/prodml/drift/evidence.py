@@ -17,7 +17,7 @@ from prodml.drift.reference import ReferenceColumn
 from prodml.drift.sample import Levels, Numbers
 from prodml.drift.smirnov import largest_gap, tolerant_gap
 
-__all__ = ["Evidence", "Rules", "absent", "examine", "judge", "percent", "pooled"]
+__all__ = ["Evidence", "Rules", "absent", "examine", "judge", "percent", "pooled", "unreadable"]
 
 # The rule of thumb for the chi-square distribution: this many expected rows in each cell.
 _EXPECTED = 5.0
@@ -94,6 +94,11 @@ def absent(reason: str) -> Evidence:
         level=DriftLevel.DRIFT,
         reason=reason,
     )
+
+
+def unreadable(error: Exception) -> Evidence:
+    """Evidence that a column is there but is no column."""
+    return _inconclusive(f"cannot be read: {type(error).__name__}: {error}")
 
 
 def examine(

@@ -41,9 +41,9 @@ class FeatureDrift:
     ----------
     level
         The verdict; ``drift_detected`` is short for ``level is DriftLevel.DRIFT``.
-    measure, statistic, p_value, p_adjusted, effect, threshold
+    measure, statistic, p_value, p_adjusted, effect, floor
         Those of the aspect that decided: see :class:`Evidence`.  ``effect`` is the share of
-        rows that moved, in [0, 1], and ``threshold`` the floor it had to reach.
+        rows that moved, in [0, 1], and ``floor`` the smallest that alarms.
     reason
         What changed, with numbers, for people.
     evidence
@@ -77,7 +77,7 @@ class FeatureDrift:
     p_value: float
     p_adjusted: float
     effect: float
-    threshold: float
+    floor: float
     reason: str
     evidence: tuple[Evidence, ...]
     reference_rows: int
@@ -124,7 +124,7 @@ _PLAIN = (
     "p_value",
     "p_adjusted",
     "effect",
-    "threshold",
+    "floor",
     "reason",
     "reference_rows",
     "current_rows",
@@ -174,7 +174,7 @@ def verdict(
         p_value=first.p_value,
         p_adjusted=first.p_adjusted,
         effect=first.effect,
-        threshold=first.floor,
+        floor=first.floor,
         reason="; ".join(e.reason for e in told),
         evidence=tuple(order),
         reference_rows=reference.sample.rows,

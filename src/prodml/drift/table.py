@@ -69,15 +69,16 @@ def table_of(data: Any, names: Sequence[str] | None = None) -> Table:
 
 
 def _of_rows(rows: Sequence[Any], names: Sequence[str] | None) -> Table:
-    if rows and all(isinstance(row, Mapping) for row in rows):
+    if not rows:
+        return Table()
+    if all(isinstance(row, Mapping) for row in rows):
         seen = dict.fromkeys(name for row in rows for name in row)
         return Table({str(name): [row.get(name, MISS) for row in rows] for name in seen})
-    if rows and all(isinstance(row, list | tuple | np.ndarray) for row in rows):
-        columns = list(zip(*rows, strict=False))
-        return _by_position([list(column) for column in columns], names)
+    if all(isinstance(row, list | tuple | np.ndarray) for row in rows):
+        return _by_position([list(column) for column in zip(*rows, strict=False)], names)
     if any(isinstance(row, Mapping | list | tuple) for row in rows):
         raise TypeError("rows must all be mappings, or all sequences")
-    return _by_position([list(rows)], names) if rows else Table()
+    return _by_position([list(rows)], names)
 
 
 def _of_array(data: npt.NDArray[Any], names: Sequence[str] | None) -> Table:
