@@ -13,6 +13,8 @@ SAMPLES = {
     "Conflict": ("key", 1, 2),
     "CorruptRecord": ("file", "short"),
     "DeadlineExceeded": ("predict", 0.5),
+    "ChallengerRejected": ("fraud-1", "brier"),
+    "JobFailed": ("fraud-1", "no data"),
     "InvalidFeatures": (["age < 0", "fare missing"],),
     "LeaseLost": ("job", 7),
     "RateLimited": ("api", 0.1),

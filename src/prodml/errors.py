@@ -17,6 +17,8 @@
      +-- StoreUnavailable               a store or server does not answer (ConnectionError)
      +-- Conflict                       somebody else changed it first
      +-- LeaseLost                      the fencing token is no longer the newest
+     +-- JobFailed                      a training ended without a model
+     |    +-- ChallengerRejected        its gates refused the challenger
      +-- BadConfiguration               while building or retuning, never while serving (ValueError)
      +-- ContractBroken                 raised by prodml.testing (AssertionError)
 
@@ -32,12 +34,14 @@ __all__ = [
     "AllFallbacksFailed",
     "BadConfiguration",
     "BulkheadFull",
+    "ChallengerRejected",
     "CircuitOpen",
     "Conflict",
     "ContractBroken",
     "CorruptRecord",
     "DeadlineExceeded",
     "InvalidFeatures",
+    "JobFailed",
     "LeaseLost",
     "ProdmlError",
     "RateLimited",
@@ -230,6 +234,37 @@ class LeaseLost(ProdmlError):
 
     def __str__(self) -> str:
         return f"lease {self.name!r} with token {self.token} was lost"
+
+
+class JobFailed(ProdmlError):
+    """Job ``job`` has no model: ``reason``.  The cause, if any, is chained.
+
+    Examples
+    --------
+    >>> str(JobFailed("fraud-1", "cancelled"))
+    'job fraud-1 has no model: cancelled'
+    """
+
+    def __init__(self, job: str, reason: str) -> None:
+        super().__init__(job, reason)
+        self.job: str = job
+        self.reason: str = reason
+
+    def __str__(self) -> str:
+        return f"job {self.job} has no model: {self.reason}"
+
+
+class ChallengerRejected(JobFailed):
+    """The gates refused the challenger of job ``job``.
+
+    Examples
+    --------
+    >>> issubclass(ChallengerRejected, JobFailed)
+    True
+    """
+
+    def __str__(self) -> str:
+        return f"the challenger of job {self.job} was refused: {self.reason}"
 
 
 class BadConfiguration(ProdmlError, ValueError):

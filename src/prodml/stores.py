@@ -79,6 +79,13 @@ class Lease:
 
     ``token`` grows with every new holder, so a store can refuse the write of one who has
     lost the lease without noticing (Kleppmann 2016, "How to do distributed locking").
+
+    Examples
+    --------
+    >>> store = MemoryStore()
+    >>> lease = store.acquire("training", "worker-1", ttl=60.0)
+    >>> lease.token, store.acquire("training", "worker-2", ttl=60.0)
+    (1, None)
     """
 
     name: str
@@ -559,7 +566,15 @@ def open_store(target: Any) -> Store:
 
 
 def open_async_store(target: Any) -> AsyncStore:
-    """Awaited store for a URL, a client object, or an :class:`AsyncStore`."""
+    """Awaited store for a URL, a client object, or an :class:`AsyncStore`.
+
+    Examples
+    --------
+    >>> open_async_store("ftp://x")
+    Traceback (most recent call last):
+        ...
+    prodml.errors.BadConfiguration: no store is registered for 'ftp://x'; known: ...
+    """
     if not isinstance(target, str) and _is_own_store(target):
         return cast("AsyncStore", target)
     return cast("AsyncStore", _opener(target, 1)(target))

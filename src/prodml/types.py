@@ -28,7 +28,13 @@ Features: TypeAlias = Mapping[str, Any]
 
 
 class Miss(Enum):
-    """The type of :data:`MISS`, so that type checkers can narrow it away."""
+    """The type of :data:`MISS`, so that type checkers can narrow it away.
+
+    Examples
+    --------
+    >>> bool(MISS), MISS is Miss.MISS
+    (False, True)
+    """
 
     MISS = "MISS"
 

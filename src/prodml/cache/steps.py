@@ -80,7 +80,15 @@ class _Head:
 
 
 class Key:
-    """One entry: what :meth:`CacheSteps.lookup` hands out and the other steps take."""
+    """One entry: what :meth:`CacheSteps.lookup` hands out and the other steps take.
+
+    Examples
+    --------
+    >>> from prodml.cache import PredictionCache
+    >>> value, key = PredictionCache().lookup({"age": 41}, "v1")
+    >>> bool(value), key.version
+    (False, 'v1')
+    """
 
     __slots__: tuple[str, ...] = ("epoch", "function", "tail", "version")
 
@@ -121,6 +129,16 @@ class CacheSteps:
         values, _ = yield from cache.fetch_steps(keys, values)
         ...  # compute those that are MISS
         yield from cache.store_steps(keys, answers)
+
+    Examples
+    --------
+    >>> from prodml._call import Invoke, run
+    >>> from prodml.cache import PredictionCache
+    >>> def compute():
+    ...     return (yield Invoke(len, ("abc",)))
+    >>> cache = PredictionCache()
+    >>> [run(cache.compute_steps({"age": 41}, "v1", compute)) for _ in range(2)]
+    [(3, False), (3, True)]
     """
 
     __slots__: tuple[str, ...] = ()

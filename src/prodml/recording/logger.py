@@ -56,6 +56,14 @@ class LogStats:
         Bytes written and files begun.
     writer
         Names the files; empty before the first record.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder, PredictionLogger(folder) as log:
+    ...     _ = log.truth("r1", 1)
+    ...     log.stats().written
+    1
     """
 
     accepted: int

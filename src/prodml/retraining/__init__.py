@@ -8,6 +8,7 @@ known lies in a store, so a restart forgets nothing and two workers start one jo
 decisions are a table (:data:`RETRAINING`), so recorded facts replay.
 """
 
+from prodml.errors import ChallengerRejected, JobFailed
 from prodml.retraining.gates import (
     AbsoluteFloor,
     BetterOnSameRows,
@@ -15,7 +16,7 @@ from prodml.retraining.gates import (
     Gate,
     GateResult,
 )
-from prodml.retraining.jobs import ChallengerRejected, Job, JobFailed, TrainingContext
+from prodml.retraining.jobs import Job, TrainingContext
 from prodml.retraining.machine import RETRAINING, RetrainingPhase, RetrainingState
 from prodml.retraining.orchestrator import Decision, RetrainingOrchestrator
 from prodml.retraining.triggers import (

@@ -6,41 +6,10 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, final
 
-from prodml.errors import ProdmlError
+from prodml.errors import JobFailed
 from prodml.retraining.gates import GateResult
 
-__all__ = ["ChallengerRejected", "Job", "JobFailed", "TrainingContext"]
-
-
-class JobFailed(ProdmlError):
-    """Job ``job`` has no model: ``reason``.  The cause, if any, is chained.
-
-    Examples
-    --------
-    >>> str(JobFailed("fraud-1", "cancelled"))
-    'job fraud-1 has no model: cancelled'
-    """
-
-    def __init__(self, job: str, reason: str) -> None:
-        super().__init__(job, reason)
-        self.job: str = job
-        self.reason: str = reason
-
-    def __str__(self) -> str:
-        return f"job {self.job} has no model: {self.reason}"
-
-
-class ChallengerRejected(JobFailed):
-    """The gates refused the challenger of job ``job``.
-
-    Examples
-    --------
-    >>> issubclass(ChallengerRejected, JobFailed)
-    True
-    """
-
-    def __str__(self) -> str:
-        return f"the challenger of job {self.job} was refused: {self.reason}"
+__all__ = ["Job", "TrainingContext"]
 
 
 @final

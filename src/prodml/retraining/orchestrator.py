@@ -11,7 +11,7 @@ from typing import Any, Protocol, final
 
 from prodml._machine import Command
 from prodml.clock import SYSTEM_CLOCK, Clock, utc
-from prodml.errors import BadConfiguration, Conflict, LeaseLost
+from prodml.errors import BadConfiguration, ChallengerRejected, Conflict, JobFailed, LeaseLost
 from prodml.events import (
     EVENTS,
     Event,
@@ -25,7 +25,7 @@ from prodml.events import (
     TrainingStarted,
 )
 from prodml.retraining.gates import Evaluation, Gate, GateResult
-from prodml.retraining.jobs import ChallengerRejected, Job, JobFailed, TrainingContext
+from prodml.retraining.jobs import Job, TrainingContext
 from prodml.retraining.machine import (
     RETRAINING,
     Failed,
