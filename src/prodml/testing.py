@@ -12,7 +12,6 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 from prodml._call import Flow, Guard, Invoke, Wait
@@ -247,7 +246,11 @@ def _check_plain(guard: Guard[Any]) -> None:
     with guard as entered:
         _require(entered is guard, "'with guard as g' must give the guard")
     error = _Boom("model", "x")
-    for attempt in (guard(_raise), partial(guard.call, _raise)):
+
+    def called(raised: BaseException) -> Any:
+        return guard.call(_raise, raised)
+
+    for attempt in (guard(_raise), called):
         try:
             attempt(error)
         except _Boom as caught:
