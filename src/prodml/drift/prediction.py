@@ -98,6 +98,9 @@ class PredictionDriftMonitor:
         :meth:`observe` checks after every so many predictions.
     value
         Makes a number of an answer heard by :meth:`observe`; None takes it as it is.
+    skip_cached
+        Whether :meth:`observe` leaves out answers that no model computed for the request: a
+        popular key then counts once and not a thousand times.  Off, what users see counts.
     name
         Names the monitor in facts.
     clock, events
@@ -136,6 +139,7 @@ class PredictionDriftMonitor:
     max_invalid: float = 0.01
     check_every: int = 100
     value: Callable[[Any], Any] | None = field(default=None, repr=False)
+    skip_cached: bool = False
     name: str = "prediction-drift"
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
     events: Stream = field(default=EVENTS, repr=False)
@@ -231,6 +235,8 @@ class PredictionDriftMonitor:
         >>> monitor.get_statistics()["count"]
         1
         """
+        if self.skip_cached and event.prediction.cached:
+            return
         answer = event.prediction.value
         value = _number(answer if self.value is None else self._valued(answer))
         with self._lock:

@@ -53,9 +53,8 @@ class Numbers:
         mean = std = float("nan")
         if self.values.size:
             with np.errstate(over="ignore", invalid="ignore"):
-                mean = float(self.values.mean())
-                apart = self.values - mean
-                std = float(np.sqrt(apart @ apart / apart.size))
+                # Not ``@``: the threads of a linear algebra library wait for busy cores.
+                mean, std = float(self.values.mean()), float(self.values.std())
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
 

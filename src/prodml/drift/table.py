@@ -105,7 +105,8 @@ def _of_frame(data: Any) -> Table:
     frame = nw.from_native(data)
     if isinstance(frame, nw.LazyFrame):
         frame = frame.collect()
-    return Table({name: frame.get_column(name) for name in frame.columns})
+    # Pandas names the columns of an array 0, 1, ...
+    return Table({str(name): frame.get_column(name) for name in frame.columns})
 
 
 def column_of(raw: Any, *, by_row: bool = False) -> Column:
