@@ -346,7 +346,7 @@ def test_every_form_of_table_gives_the_same_verdicts(form):
 
 def test_columns_without_names_of_their_own_are_numbered():
     frame = pd.DataFrame(rng().normal(size=(200, 2)))
-    report = detector_of(frame).detect_drift(frame + [0.0, 2.0])
+    report = detector_of(frame).detect_drift(frame.add([0.0, 2.0]))
     assert report.drifted == ("1",)
     assert "<td>1</td>" in report.to_html()
 
