@@ -161,8 +161,9 @@ class _Betting:
         bets, limit = self._bets, -math.log(self.alpha)
         told = f"{what} {bets.mean:+.4f} over {bets.count}"
         if self._peak >= limit:
-            odds = math.exp(min(self._peak, 700.0))
-            return Finding(Verdict.WORSE, f"{told}, odds {odds:,.0f} : 1 against the challenger")
+            # Beyond a million the number says nothing but its length.
+            odds = f"{math.exp(self._peak):,.0f}" if self._peak < 14.0 else "over a million"
+            return Finding(Verdict.WORSE, f"{told}, odds {odds} : 1 against the challenger")
         if self._step < self.enough:
             return Finding(Verdict.UNKNOWN, f"{told}, {self._step} of {self.enough} in this step")
         return Finding(Verdict.FINE, f"{told}, no sign of harm beyond {self.tolerance:g}")

@@ -96,6 +96,7 @@ class Rollout:
     _state: RolloutState = field(init=False, repr=False)
     _revision: int = field(default=0, init=False, repr=False)
     _told: bool = field(default=False, init=False, repr=False)
+    _kept: dict[str, Any] = field(default_factory=dict[str, Any], init=False, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,7 +112,8 @@ class Rollout:
         self._state = RolloutState(
             version=self.version, stable=self.stable, steps=shares, shadow=self.shadow
         )
-        self._load()
+        self._kept = self._evidence()
+        self._catch_up()
 
     # -- what is seen -------------------------------------------------------------------
 
@@ -142,32 +144,36 @@ class Rollout:
         Safe at any time, by any thread or process: of two that tick at once one moves the
         rollout, the other finds it moved.  The first tick after a start repeats the
         commands of the phase, in case they were not carried out before.
+
+        Raises
+        ------
+        StoreUnavailable
+            Nothing has moved; the next tick judges the same evidence again.
         """
         with self._lock:
-            repeat = [] if self._told else commands_for(self._state)
+            moved_elsewhere = self._catch_up()
+            commands = [] if self._told or moved_elsewhere else commands_for(self._state)
+            fact, events = self._due(), list[Event]()
+            if fact is not None:
+                commands, events = self._apply(fact) or ([], [])
+            elif self._evidence() != self._kept:
+                self._save(self._state, ())
+            # Not before the store has taken it, or a failure would swallow the commands.
             self._told = True
-            fact = self._due()
-            if fact is None:
-                self._save(())
-                return repeat
-            return self._apply(fact) or repeat
+        self._emit(events)
+        return commands
 
     def freeze(self, reason: str) -> None:
         """Hold the rollout where it is; evidence of harm still rolls it back."""
-        with self._lock:
-            self._apply(Froze(self.clock.time(), reason))
+        self._insist(Froze(self.clock.time(), reason))
 
     def unfreeze(self) -> None:
         """Go on after :meth:`freeze`; the step begins anew."""
-        with self._lock:
-            self._apply(Thawed(self.clock.time()))
-            self._told = False
+        self._insist(Thawed(self.clock.time()))
 
     def abort(self, reason: str) -> None:
         """End the rollout; the next tick says how to take the challenger out."""
-        with self._lock:
-            self._apply(Aborted(self.clock.time(), reason))
-            self._told = False
+        self._insist(Aborted(self.clock.time(), reason))
 
     # -- what is known ------------------------------------------------------------------
 
@@ -211,8 +217,12 @@ class Rollout:
     # -- inside -------------------------------------------------------------------------
 
     @property
+    def _key(self) -> str:
+        return f"rollout/{self.name}"
+
+    @property
     def _topic(self) -> str:
-        return f"rollout/{self.name}/facts"
+        return f"{self._key}/facts"
 
     def _due(self) -> Any:
         state, now = self._state, self.clock.time()
@@ -234,21 +244,31 @@ class Rollout:
             return None
         return FoundFine(now, "; ".join(f"{name}: {f.reason}" for name, f in asked))
 
-    def _apply(self, fact: Any) -> list[Command]:
+    def _apply(self, fact: Any) -> tuple[list[Command], list[Event]] | None:
+        """Step and store as one; None when another process has moved the rollout first."""
         before = self._state
         after, commands = ROLLOUT.step(before, fact)
         if after is before:
-            return []
-        if (after.phase, after.step) != (before.phase, before.step):
-            for guard in self._guards:
-                guard.begin_step()
-        self._state = after
+            return [], []
         row = json.dumps({"fact": type(fact).__name__, **asdict(fact)}).encode()
-        if not self._save([(self._topic, row)]):
-            return []
-        for event in self._told_events(before, after):
+        if not self._save(after, [(self._topic, row)]):
+            return None
+        return list(commands), self._told_events(before, after)
+
+    def _insist(self, fact: Any) -> None:
+        """Apply an operator's word, whatever another process has done meanwhile."""
+        with self._lock:
+            self._catch_up()
+            done = self._apply(fact)
+            while done is None:
+                done = self._apply(fact)
+            self._told = False
+        self._emit(done[1])
+
+    def _emit(self, events: Iterable[Event]) -> None:
+        # Outside the lock: a listener may wait for a thread that asks this very rollout.
+        for event in events:
             self.events.emit(event)
-        return list(commands)
 
     def _told_events(self, before: RolloutState, after: RolloutState) -> list[Event]:
         at, source, version = self.clock.time(), self.name, self.version
@@ -271,37 +291,68 @@ class Rollout:
             )
         return told
 
-    def _save(self, rows: Sequence[tuple[str, bytes]]) -> bool:
-        """Keep state and evidence; return False, and take the other's state, if moved meanwhile."""
-        record = {
-            "format": _FORMAT,
-            "state": asdict(self._state)
-            | {"phase": self._state.phase.value, "before": self._state.before.value},
-            "guards": {guard.name: guard.to_dict() for guard in self._guards},
-        }
+    def _evidence(self) -> dict[str, Any]:
+        return {guard.name: guard.to_dict() for guard in self._guards}
+
+    def _save(self, state: RolloutState, rows: Sequence[tuple[str, bytes]]) -> bool:
+        """Keep ``state`` and evidence, or return False, and catch up, if moved meanwhile.
+
+        Whatever goes wrong, state and evidence stay what they were before.
+        """
+        evidence, moved = self._evidence(), _place(state) != _place(self._state)
         try:
-            self._revision = self._store.commit(
-                f"rollout/{self.name}", json.dumps(record).encode(), self._revision, rows=rows
-            )
-        except Conflict:
-            self._load()
+            if moved:
+                self._begin_step()
+            kept = self._evidence()
+            record = {"format": _FORMAT, "state": _plain(state), "guards": kept}
+            value = json.dumps(record).encode()
+            self._revision = self._store.commit(self._key, value, self._revision, rows=rows)
+        except BaseException as error:
+            for guard in self._guards:
+                guard.load(evidence[guard.name])
+            if not isinstance(error, Conflict):
+                raise
+            self._catch_up()
             return False
+        self._state, self._kept = state, kept
         return True
 
-    def _load(self) -> None:
-        value, self._revision = self._store.read(f"rollout/{self.name}")
-        if value is None:
-            return
-        record = json.loads(value)
-        state = record["state"]
-        self._state = RolloutState(
-            **state
-            | {
-                "steps": tuple(state["steps"]),
-                "phase": RolloutPhase(state["phase"]),
-                "before": RolloutPhase(state["before"]),
-            }
-        )
+    def _catch_up(self) -> bool:
+        """Take over what another process has stored; return whether that moved the rollout.
+
+        Who has observed since the last save keeps its evidence: it is the observer, and what
+        the other one stored is older.
+        """
+        value, revision = self._store.read(self._key)
+        if value is None or revision == self._revision:
+            return False
+        record, observer = json.loads(value), self._evidence() != self._kept
+        before, self._state, self._revision = self._state, _state(record["state"]), revision
+        moved = _place(before) != _place(self._state)
+        if observer:
+            if moved:
+                self._begin_step()
+            return moved
         for guard in self._guards:
             if guard.name in record["guards"]:
                 guard.load(record["guards"][guard.name])
+        self._kept = self._evidence()
+        return moved
+
+    def _begin_step(self) -> None:
+        for guard in self._guards:
+            guard.begin_step()
+
+
+def _place(state: RolloutState) -> tuple[RolloutPhase, int]:
+    return state.phase, state.step
+
+
+def _plain(state: RolloutState) -> dict[str, Any]:
+    return asdict(state) | {"phase": state.phase.value, "before": state.before.value}
+
+
+def _state(record: dict[str, Any]) -> RolloutState:
+    fields: dict[str, Any] = record | {"steps": tuple(record["steps"])}
+    fields |= {name: RolloutPhase(record[name]) for name in ("phase", "before")}
+    return RolloutState(**fields)
