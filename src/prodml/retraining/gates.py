@@ -154,8 +154,9 @@ class BetterOnSameRows:
 
     Notes
     -----
-    The 95 % interval is the normal one of the paired differences, of block means where the
-    evaluation has blocks: rows of one day are not independent.
+    The 95 % interval is Student's of the paired differences, of block means where the
+    evaluation has blocks: rows of one day are not independent.  (Seven days with the normal
+    quantile would be 90 %.)
 
     Examples
     --------
@@ -263,5 +264,11 @@ def _interval(values: list[float]) -> tuple[float, float]:
     if count < 2:
         return -math.inf, math.inf
     variance = math.fsum((v - mean) ** 2 for v in values) / (count - 1)
-    half = 1.96 * math.sqrt(variance / count)
+    half = _student(count - 1) * math.sqrt(variance / count)
     return mean - half, mean + half
+
+
+def _student(freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))

@@ -1,7 +1,8 @@
 """A training under way: what the training function sees, and what its starter holds."""
 
+import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, final
@@ -79,6 +80,7 @@ class Job:
         "gates",
         "id",
         "note",
+        "pid",
         "progress",
         "skip_gates",
         "state",
@@ -92,6 +94,7 @@ class Job:
         context.told = self._tell
         context.stop = self._stop
         self.id: str = context.job
+        self.pid: int = os.getpid()
         self.context: TrainingContext = context
         self.skip_gates: bool = skip_gates
         self.state: str = "training"
@@ -120,6 +123,10 @@ class Job:
     def done(self) -> bool:
         """Whether the job is over, well or not."""
         return self._future.done()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for at most ``timeout`` seconds; return whether the job is over."""
+        return bool(wait([self._future], timeout).done)
 
     def cancel(self) -> bool:
         """Ask the job to stop; return whether it was still under way.

@@ -48,7 +48,8 @@ class RetrainingState:
 
     ``trained_at`` is the end of the last *successful* training (epoch seconds, UTC) and
     ``trained_on`` its metrics: neither a submission nor a failure moves them.  ``outcome``
-    is how the last job ended: ``""``, ``"registered"``, ``"rejected"``, ``"failed"``.
+    is how the last job ended: ``""``, ``"registered"``, ``"rejected"``, ``"failed"``;
+    ``fruitless`` counts the jobs in a row that ended without a new model.
 
     Examples
     --------
@@ -65,6 +66,7 @@ class RetrainingState:
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     reason: str = ""
     outcome: str = ""
+    fruitless: int = 0
 
 
 # -- facts ------------------------------------------------------------------------------
@@ -159,15 +161,28 @@ def _judge(state: RetrainingState, fact: Judged) -> Step[RetrainingState]:
         return state, ()
     idle = replace(state, phase=RetrainingPhase.IDLE, reason=fact.reason)
     if not fact.passed:
-        return replace(idle, outcome="rejected"), ()
-    after = replace(idle, outcome="registered", trained_at=fact.at, trained_on=state.metrics)
+        return replace(idle, outcome="rejected", fruitless=state.fruitless + 1), ()
+    after = replace(
+        idle,
+        outcome="registered",
+        fruitless=0,
+        trained_at=fact.at,
+        trained_on=state.metrics,
+    )
     return after, [Register(fact.job)]
 
 
 def _fail(state: RetrainingState, fact: Failed) -> Step[RetrainingState]:
     if fact.job != state.job:
         return state, ()
-    return replace(state, phase=RetrainingPhase.IDLE, outcome="failed", reason=fact.reason), ()
+    after = replace(
+        state,
+        phase=RetrainingPhase.IDLE,
+        outcome="failed",
+        reason=fact.reason,
+        fruitless=state.fruitless + 1,
+    )
+    return after, ()
 
 
 _P = RetrainingPhase

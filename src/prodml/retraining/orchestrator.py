@@ -5,13 +5,21 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, final
 
 from prodml._machine import Command
 from prodml.clock import SYSTEM_CLOCK, Clock, utc
-from prodml.errors import BadConfiguration, ChallengerRejected, Conflict, JobFailed, LeaseLost
+from prodml.errors import (
+    BadConfiguration,
+    ChallengerRejected,
+    Conflict,
+    JobFailed,
+    LeaseLost,
+    StoreUnavailable,
+)
 from prodml.events import (
     EVENTS,
     Event,
@@ -50,7 +58,8 @@ from prodml.types import ModelRef
 
 __all__ = ["Decision", "RetrainingOrchestrator"]
 
-_WEEK = 7 * 86_400.0
+_DAY = 86_400.0
+_WEEK = 7 * _DAY
 
 
 class _Registry(Protocol):
@@ -74,11 +83,15 @@ class Decision:
     suppressed
         Triggers that fired and were held back, with why.
     not_evaluated
-        Metrics that a trigger needs and nobody gave: silence about them is no good news.
+        Metrics that a trigger needs and nobody gave, or that it does not believe yet, with
+        why: silence about them is no good news.
     at
         Seconds since the epoch, UTC.
     metrics
         What was looked at.
+    job
+        The job that the decision would start: it starts that one or none, so that two
+        workers that decide at once, or one that repeats itself, train once.
 
     Examples
     --------
@@ -91,6 +104,7 @@ class Decision:
     suppressed: tuple[tuple[Firing, str], ...] = ()
     not_evaluated: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    job: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.fired)
@@ -148,11 +162,14 @@ class RetrainingOrchestrator:
     on_challenger
         Called with (ref or None, model, job) after the gates: starts the rollout.
     cooldown
-        Seconds between two requests by triggers, whatever became of the first.
+        Seconds between two requests by triggers, whatever became of the first; doubled
+        for every job in a row that was refused or failed, up to the larger of it and a day.
     min_growth
         Metric ``"labels"`` must have grown by this since the last training; 0 asks nothing.
     lease
-        Seconds after which a job that has not told progress counts as lost with its worker.
+        Seconds after which a job counts as lost with its worker.  The worker renews it
+        three times as often while the job runs, and with every progress told; leave room
+        for code that holds the interpreter without a break.
 
     Raises
     ------
@@ -192,7 +209,7 @@ class RetrainingOrchestrator:
     clock: Clock = SYSTEM_CLOCK
     events: Stream = EVENTS
     _store: DurableStore = field(init=False, repr=False)
-    _owner: str = field(init=False, repr=False)
+    _salt: str = field(init=False, repr=False)
     _job: Job | None = field(default=None, init=False, repr=False)
     _held: Lease | None = field(default=None, init=False, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
@@ -206,7 +223,7 @@ class RetrainingOrchestrator:
         if not self.lease > 0:
             raise BadConfiguration(f"lease must be positive seconds, not {self.lease}")
         self._store = open_durable_store(self.store)
-        self._owner = f"{os.getpid()}-{os.urandom(6).hex()}"
+        self._salt = os.urandom(6).hex()
 
     # -- deciding -----------------------------------------------------------------------
 
@@ -215,11 +232,8 @@ class RetrainingOrchestrator:
 
         What is held back is stated as ``RetrainingSuppressed``, with the reason.
         """
-        with self._lock:
-            state = self._read()[0]
-            if state.phase.busy:
-                state = self._bury_lost(state)
-        now = self.clock.time()
+        state, now = self._settled(), self.clock.time()
+        metrics = _numbers(metrics)
         situation = Situation(
             now=now, trained_at=state.trained_at, metrics=metrics, trained_on=state.trained_on
         )
@@ -230,7 +244,8 @@ class RetrainingOrchestrator:
             fired=() if held else tuple(firings),
             suppressed=tuple((firing, held) for firing in firings) if held else (),
             not_evaluated=tuple(absent),
-            metrics=dict(metrics),
+            metrics=metrics,
+            job=self._next_job(state),
         )
         for firing, why in decision.suppressed:
             self.events.emit(
@@ -251,7 +266,12 @@ class RetrainingOrchestrator:
         for trigger in self.triggers:
             missing = [name for name in trigger.needs if name not in situation.metrics]
             absent.update(dict.fromkeys(missing))
-            firing = None if missing else trigger.firing(situation)
+            if missing:
+                continue
+            doubt = getattr(trigger, "doubt", _no_doubt)(situation)
+            if doubt:
+                absent[doubt] = None
+            firing = trigger.firing(situation)
             if firing is not None:
                 firings.append(firing)
         return firings, list(absent)
@@ -259,13 +279,19 @@ class RetrainingOrchestrator:
     def _held_back(self, state: RetrainingState, now: float, metrics: Mapping[str, float]) -> str:
         if state.phase.busy:
             return f"job {state.job} is {state.phase.value}"
-        waited = now - state.requested_at
-        if state.jobs and waited < self.cooldown:
-            return f"cooldown: {waited:.0f} of {self.cooldown:g} s since job {state.job}"
+        # A wall clock that was set back must not hold for as long as it was wrong.
+        waited, asked = abs(now - state.requested_at), self._cooldown_after(state.fruitless)
+        if state.jobs and waited < asked:
+            told = f"cooldown: {waited:.0f} of {asked:g} s since job {state.job}"
+            return f"{told}, {state.fruitless} without a new model" if state.fruitless else told
         grown = metrics.get("labels", 0.0) - state.trained_on.get("labels", 0.0)
         if self.min_growth and grown < self.min_growth:
             return f"only {grown:g} new labels, {self.min_growth:g} are needed"
         return ""
+
+    def _cooldown_after(self, fruitless: int) -> float:
+        # The cause is likely still there: without this a level trigger trains for ever.
+        return min(self.cooldown * 2.0 ** min(fruitless, 30), max(self.cooldown, _DAY))
 
     # -- starting -----------------------------------------------------------------------
 
@@ -277,11 +303,13 @@ class RetrainingOrchestrator:
         BadConfiguration
             Nothing fired.
         Conflict
-            A job is under way already, here or elsewhere; nothing was started.
+            A job is under way already, here or elsewhere, or the decision was carried out
+            before; nothing was started.
         """
         if not decision.fired:
             raise BadConfiguration(f"nothing to do: {decision}")
-        return self._start(decision.fired[0], decision.metrics, {}, skip_gates=False)
+        first = decision.fired[0]
+        return self._start(first, decision.metrics, {}, skip_gates=False, expected=decision.job)
 
     def request(
         self,
@@ -314,7 +342,7 @@ class RetrainingOrchestrator:
             reason=f"{by}: {reason}",
             evidence={"by": by, "skip_gates": skip_gates},
         )
-        return self._start(firing, metrics or {}, parameters or {}, skip_gates=skip_gates)
+        return self._start(firing, _numbers(metrics or {}), parameters or {}, skip_gates=skip_gates)
 
     def _start(
         self,
@@ -323,19 +351,11 @@ class RetrainingOrchestrator:
         parameters: Mapping[str, Any],
         *,
         skip_gates: bool,
+        expected: str = "",
     ) -> Job:
+        self._settled()
         with self._lock:
-            state = self._read()[0]
-            if state.phase.busy:
-                state = self._bury_lost(state)
-            job_id = f"{self.name}-{state.jobs + 1}"
-            now = self.clock.time()
-            if state.phase.busy:
-                raise Conflict(f"retraining/{self.name}", "idle", f"job {state.job} under way")
-            self._held = self._store.acquire(self._lease_name, self._owner, self.lease)
-            if self._held is None:
-                raise Conflict(f"retraining/{self.name}", "idle", "another worker is starting")
-            self._apply(Requested(now, job_id, firing.reason, dict(metrics)))
+            job_id = self._claim(firing.reason, metrics, expected)
             context = TrainingContext(
                 job=job_id,
                 model=self.name,
@@ -355,12 +375,43 @@ class RetrainingOrchestrator:
         self._run(job)
         return job
 
+    def _claim(self, reason: str, metrics: Mapping[str, float], expected: str) -> str:
+        """Take the lease and put the next job under way, or raise and leave all as it was."""
+        self._refuse_if_taken(expected)
+        held = self._store.acquire(self._lease_name, self._owner, self.lease)
+        if held is None:
+            raise Conflict(self._key, "idle", "another worker is starting")
+        self._held = held
+        try:
+            # Again, under the lease: somebody may have begun and ended since the first look.
+            job_id = self._refuse_if_taken(expected)
+            self._apply(Requested(self.clock.time(), job_id, reason, dict(metrics)))
+        except BaseException:
+            self._release()
+            raise
+        return job_id
+
+    def _refuse_if_taken(self, expected: str) -> str:
+        state = self._read()[0]
+        if state.phase.busy:
+            raise Conflict(self._key, "idle", f"job {state.job} under way")
+        job_id = self._next_job(state)
+        if expected and job_id != expected:
+            raise Conflict(self._key, expected, f"{state.job}, which was started since")
+        return job_id
+
+    def _next_job(self, state: RetrainingState) -> str:
+        return f"{self.name}-{state.jobs + 1}"
+
     # -- carrying out -------------------------------------------------------------------
 
     def _run(self, job: Job) -> None:
         self._tell(TrainingStarted, job=job.id)
         began = self.clock.monotonic()
+        # The lease says that this process lives, whether or not training tells progress.
+        beat = threading.Thread(target=self._beat, args=(job,), daemon=True)
         if self.executor is None:
+            beat.start()
             try:
                 model = self.train(job.context)
             except BaseException as error:
@@ -370,7 +421,13 @@ class RetrainingOrchestrator:
                 return
             self._finish(job, model, self.clock.monotonic() - began)
             return
-        job.work = self.executor.submit(self.train, job.context)
+        try:
+            job.work = self.executor.submit(self.train, job.context)
+        except Exception as error:
+            self._fail(job, f"{type(error).__name__}: {error}", error)
+            return
+        # After the submission, so that a pool that forks does so without this thread.
+        beat.start()
         job.work.add_done_callback(lambda work: self._collect(job, work, began))
 
     def _collect(self, job: Job, work: "Future[Any]", began: float) -> None:
@@ -388,6 +445,9 @@ class RetrainingOrchestrator:
             if job.cancelled:
                 self._fail(job, "cancelled", None)
                 return
+            if model is None:
+                self._fail(job, "train(context) returned None instead of a model", None)
+                return
             self._advance(Trained(self.clock.time(), job.id))
             job.state, job.progress = "evaluating", 1.0
             self._tell(TrainingFinished, job=job.id, seconds=seconds)
@@ -399,7 +459,6 @@ class RetrainingOrchestrator:
         except Exception as error:
             self._fail(job, f"{type(error).__name__}: {error}", error)
             return
-        self._release()
         if refused:
             job.state = "rejected"
             job.fail(ChallengerRejected(job.id, reason))
@@ -464,8 +523,10 @@ class RetrainingOrchestrator:
             self._advance(Failed(self.clock.time(), job.id, reason))
         except JobFailed as lost:
             reason = lost.reason
-        finally:
-            self._release()
+        except Exception as error:
+            # Whoever waits for the job must hear of it, also when the store cannot; there
+            # the lease runs out, and the next check marks the job as lost.
+            reason = f"{reason}; not noted in the store: {error}"
         job.state = "failed"
         self._tell(TrainingFailed, job=job.id, reason=reason)
         job.fail(JobFailed(job.id, reason), cause)
@@ -536,7 +597,11 @@ class RetrainingOrchestrator:
         return commands if after is not state else ()
 
     def _advance(self, fact: Trained | Judged | Failed) -> None:
-        """Move our own job on; raise if it was given up while we worked."""
+        """Move our own job on; raise if it was given up while we worked.
+
+        The lease of a job that is over goes back under the same lock: a moment later
+        ``_held`` may be the lease of the next one.
+        """
         with self._lock:
             state = self._read()[0]
             if state.job != fact.job or not state.phase.busy:
@@ -545,37 +610,76 @@ class RetrainingOrchestrator:
                 self._apply(fact)
             except (Conflict, LeaseLost) as error:
                 raise JobFailed(fact.job, f"lost: {error}") from error
+            if not isinstance(fact, Trained):
+                self._release()
 
-    def _bury_lost(self, state: RetrainingState) -> RetrainingState:
-        """Mark a job as failed whose worker has let its lease run out."""
-        if self._job is not None and self._job.id == state.job and not self._job.done:
-            return state
-        lease = self._store.acquire(self._lease_name, self._owner, self.lease)
-        if lease is None:
-            return state
-        self._held = lease
-        self._apply(Failed(self.clock.time(), state.job, "lost with its worker"))
-        self._release()
-        self._tell(TrainingFailed, job=state.job, reason="lost with its worker")
-        return self._read()[0]
+    def _settled(self) -> RetrainingState:
+        """Read the state, after marking as failed a job whose worker let its lease run out."""
+        with self._lock:
+            state = self._read()[0]
+            if not state.phase.busy or self._runs_here(state.job):
+                return state
+            lease = self._store.acquire(self._lease_name, self._owner, self.lease)
+            if lease is None:
+                return state
+            self._held = lease
+            try:
+                state, lost = self._read()[0], state.job
+                if state.job != lost or not state.phase.busy:
+                    # It ended between the two looks, and took nothing with it.
+                    return state
+                self._apply(Failed(self.clock.time(), lost, "lost with its worker"))
+                state = self._read()[0]
+            finally:
+                self._release()
+        # Outside the lock: a listener may wait for a thread that asks this orchestrator.
+        self._tell(TrainingFailed, job=lost, reason="lost with its worker")
+        return state
+
+    @property
+    def _owner(self) -> str:
+        # With the process, or forked workers would pass for one and bury each other's jobs.
+        return f"{os.getpid()}-{self._salt}"
+
+    def _runs_here(self, job_id: str) -> bool:
+        job = self._job
+        return job is not None and job.id == job_id and not job.done and job.pid == os.getpid()
+
+    def _beat(self, job: Job) -> None:
+        while not job.wait(self.lease / 3.0):
+            self._renew()
 
     def _renew(self) -> None:
         with self._lock:
-            if self._held is not None:
-                try:
+            if self._held is None:
+                return
+            try:
+                # An outage is left to the next beat; until then the lease still runs.
+                with suppress(StoreUnavailable):
                     self._held = self._store.renew(self._held, self.lease)
-                except LeaseLost:
-                    # Told when the job wants to move on; progress itself must not fail it.
-                    self._held = None
+            except LeaseLost:
+                # Told when the job wants to move on; progress itself must not fail it.
+                self._held = None
 
     def _release(self) -> None:
         with self._lock:
             held, self._held = self._held, None
             if held is not None:
-                self._store.release(held)
+                # A lease that cannot be given back runs out.
+                with suppress(StoreUnavailable):
+                    self._store.release(held)
 
     def _tell(self, kind: Callable[..., Event], **payload: Any) -> None:
         self.events.emit(kind(at=self.clock.time(), source=self.name, model=self.name, **payload))
+
+
+def _no_doubt(situation: Situation) -> str:  # noqa: ARG001 - stands in for a method
+    return ""
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Plain floats, of numpy's and the like too; None is a metric that nobody knows."""
+    return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
 def _bytes(state: RetrainingState) -> bytes:

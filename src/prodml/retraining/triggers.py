@@ -113,10 +113,16 @@ class Performance:
         """Metrics without which the trigger cannot be judged."""
         return (self.metric, "labels") if self.minimum_labels else (self.metric,)
 
+    def doubt(self, situation: Situation, /) -> str:
+        """Why the metric is not believed yet; empty if it is."""
+        if not self.minimum_labels or situation.metrics["labels"] >= self.minimum_labels:
+            return ""
+        return f"{self.metric} ({situation.metrics['labels']:g} of {self.minimum_labels:g} labels)"
+
     def firing(self, situation: Situation, /) -> Firing | None:
         """Why to retrain, or None."""
         value = situation.metrics[self.metric]
-        if self.minimum_labels and situation.metrics["labels"] < self.minimum_labels:
+        if self.doubt(situation):
             return None
         return _compared(
             TriggerType.PERFORMANCE_DEGRADATION, self.metric, value, "below", self.below
