@@ -4,6 +4,7 @@ Everything between a request and its answer, and between a label and a new champ
 through the public API of prodml; this file only plays the world around it.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class Operation:
         self.weeks: list[Week] = []
         self.months: dict[int, Any] = {}
         self.refused: Counter[str] = Counter()
+        self.computed, self.computing = 0, 0.0
         self.events.subscribe(Event, self._hear)
         self._build_inputs()
         self._build_models()
@@ -265,9 +267,13 @@ class Operation:
     def _estimate(self, rows: Sequence[dict[str, Any]]) -> Any:
         """What a traveller is told at booking, when plane and weather are not known yet."""
         plane = dict.fromkeys(PLANE, UNKNOWN)
-        return self.ladder.models["model without live features"].predict_batch(
+        began = time.perf_counter()
+        told = self.ladder.models["model without live features"].predict_batch(
             [{**row, **plane} for row in rows]
         )
+        self.computed += len(rows)
+        self.computing += time.perf_counter() - began
+        return told
 
     # -- the people ---------------------------------------------------------------------
 
