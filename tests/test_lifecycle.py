@@ -2,19 +2,22 @@ import pytest
 
 from prodml import Lifecycle, ModelRegistry, RetrainingOrchestrator, VersionedModelServer
 from prodml._machine import Command
-from prodml.errors import BadConfiguration
+from prodml.errors import BadConfiguration, Conflict, InvalidFeatures
 from prodml.events import (
     DriftDetected,
     LabelsArrived,
     PerformanceDropped,
+    PredictionFailed,
+    PredictionServed,
     RolledBack,
     ShadowScored,
     Stream,
 )
 from prodml.retraining import DataGrowth
-from prodml.rollout import PairedLoss, Rollout
+from prodml.rollout import ErrorRate, PairedLoss, Rollout
 from prodml.stores import MemoryStore
 from prodml.testing import ManualClock, Recorder
+from prodml.types import Prediction
 
 
 class Model:
@@ -151,14 +154,115 @@ def test_waiting_pairs_are_bounded():
     assert scene.serve(label=1, count=8) == 5
 
 
-def test_failed_shadows_and_strangers_are_not_paired():
+def test_answers_of_strangers_are_not_paired():
     scene = Scene()
     scene.lifecycle.introduce("2", Model(0.9))
     told = {"at": 0.0, "source": "s", "request_id": "r", "value": 1, "stable_version": "1"}
     told |= {"stable_value": 1, "latency_ms": 0.0}
     scene.events.emit(ShadowScored(**told, version="9"))
-    scene.events.emit(ShadowScored(**told, version="2", error=ValueError()))
     assert scene.lifecycle.truth("r", 1) is False
+
+
+def test_a_shadow_that_cannot_answer_is_rolled_back():
+    class Broken(Model):
+        def predict(self, features):
+            raise ConnectionError
+
+    scene = Scene()
+    scene.lifecycle.introduce("2", Broken())
+    assert scene.serve(label=1, count=60) == 60
+    assert scene.lifecycle.rollout_phase == "rolled back"
+
+
+def served(scene, arm, source="model"):
+    prediction = Prediction(0.5, "r", "1", source=source)
+    scene.events.emit(
+        PredictionServed(at=0.0, source="s", prediction=prediction, features={}, arm=arm)
+    )
+
+
+def failed(scene, arm, error, version="2"):
+    scene.events.emit(
+        PredictionFailed(
+            at=0.0,
+            source="s",
+            request_id="r",
+            features={},
+            error=error,
+            latency_ms=0.0,
+            version=version,
+            arm=arm,
+        )
+    )
+
+
+def canary_scene():
+    scene = Scene()
+    scene.lifecycle.rollout = lambda version, stable: Rollout(
+        version,
+        stable,
+        shadow=False,
+        guards=[ErrorRate(enough=1000)],
+        clock=scene.clock,
+        events=scene.events,
+    )
+    scene.lifecycle.introduce("2", Model())
+    return scene
+
+
+@pytest.mark.parametrize("how", ["failed", "degraded"])
+def test_a_canary_that_fails_where_stable_does_not_is_rolled_back(how):
+    scene = canary_scene()
+    for _ in range(40):
+        served(scene, "stable")
+        if how == "failed":
+            failed(scene, "canary", ConnectionError())
+        else:
+            served(scene, "canary", source="fallback")
+    scene.lifecycle.tick()
+    assert scene.lifecycle.rollout_phase == "rolled back"
+
+
+def test_callers_faults_and_pinned_requests_say_nothing_about_a_canary():
+    scene = canary_scene()
+    for _ in range(60):
+        served(scene, "stable")
+        served(scene, "pinned", source="fallback")
+        failed(scene, "canary", InvalidFeatures(["x"]))
+        failed(scene, "pinned", ConnectionError())
+        failed(scene, "canary", ConnectionError(), version="")
+    scene.lifecycle.tick()
+    assert scene.lifecycle.rollout_phase == "canary"
+
+
+def test_a_command_that_could_not_be_carried_out_is_tried_again():
+    class Away:
+        calls = 0
+
+        def alias(self, name, alias, version):
+            self.calls += 1
+            if self.calls == 1:
+                raise ConnectionError("registry is away")
+
+    registry = Away()
+    scene = Scene(registry=registry)
+    scene.lifecycle.introduce("2", Model(1.0))
+    with pytest.raises(ConnectionError):
+        scene.serve(label=0, count=60)
+    assert "2" in scene.server.quarantined, "what matters most came first"
+    assert [type(c).__name__ for c in scene.lifecycle.tick()] == ["RollBack"]
+    assert (registry.calls, scene.lifecycle.tick()) == (2, [])
+
+
+def test_of_two_workers_with_the_same_reason_one_trains():
+    class Busy:
+        def check_triggers(self, metrics):
+            return True
+
+        def trigger_retraining(self, decision):
+            raise Conflict("retraining/late", "idle", "busy")
+
+    assert Scene(orchestrator=Busy()).lifecycle.check() is True
 
 
 def test_facts_become_metrics_until_one_leaves():

@@ -12,20 +12,23 @@ calls :meth:`Lifecycle.check` and :meth:`Lifecycle.tick` now and then: a schedul
 job, a test with a manual clock.
 """
 
+import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Protocol, final
 
 from prodml._machine import Command
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.errors import BadConfiguration
+from prodml.errors import BadConfiguration, Conflict, InvalidFeatures
 from prodml.events import (
     EVENTS,
     DriftDetected,
     LabelsArrived,
     PerformanceDropped,
+    PredictionFailed,
+    PredictionServed,
     ShadowScored,
     Stream,
     Unsubscribe,
@@ -33,9 +36,11 @@ from prodml.events import (
 from prodml.retraining import Decision, Job, RetrainingOrchestrator
 from prodml.rollout import Promote, RollBack, Rollout, SetCanary, StartShadow, StopShadow
 from prodml.serving import VersionedModelServer
-from prodml.types import ModelRef
+from prodml.types import MISS, ModelRef
 
 __all__ = ["Lifecycle"]
+
+_LOG = logging.getLogger("prodml.lifecycle")
 
 Loss = Callable[[Any, Any], float]
 
@@ -111,7 +116,10 @@ class Lifecycle:
     _waiting: OrderedDict[str, tuple[Any, Any]] = field(
         default_factory=OrderedDict[str, tuple[Any, Any]], init=False, repr=False
     )
+    _due: deque[Command] = field(default_factory=deque[Command], init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    # Carrying out calls server and registry, so it has a lock of its own.
+    _ticking: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.pairs < 1:
@@ -120,13 +128,15 @@ class Lifecycle:
     # -- facts go up --------------------------------------------------------------------
 
     def subscribe(self, events: Stream | None = None) -> Unsubscribe:
-        """Hear drift, performance, labels and shadow answers; return the way out."""
+        """Hear drift, performance, labels, and how both arms fare; return the way out."""
         stream = self.events if events is None else events
         exits = [
             stream.subscribe(DriftDetected, self._hear_drift),
             stream.subscribe(PerformanceDropped, self._hear_performance),
             stream.subscribe(LabelsArrived, self._hear_labels),
             stream.subscribe(ShadowScored, self._hear_shadow),
+            stream.subscribe(PredictionServed, self._hear_served),
+            stream.subscribe(PredictionFailed, self._hear_failed),
         ]
 
         def unsubscribe() -> None:
@@ -154,18 +164,27 @@ class Lifecycle:
         if answers is None or rollout is None:
             return False
         stable, challenger = answers
-        rollout.observe_pair(self.loss(challenger, label), self.loss(stable, label))
+        # A shadow that could not answer has lost the pair: it must not look good for it.
+        worst = challenger is MISS
+        lost = 1.0 if worst else self.loss(challenger, label)
+        rollout.observe_pair(lost, self.loss(stable, label))
         return True
 
     # -- decisions ----------------------------------------------------------------------
 
     def check(self) -> Decision | None:
-        """Ask the triggers about the latest metrics; train if one fires and none suppresses it."""
+        """Ask the triggers about the latest metrics; train if one fires and none suppresses it.
+
+        Of several workers that find the same reason at once, one trains.
+        """
         if self.orchestrator is None:
             return None
         decision = self.orchestrator.check_triggers(self.metrics)
         if decision:
-            self.orchestrator.trigger_retraining(decision)
+            try:
+                self.orchestrator.trigger_retraining(decision)
+            except Conflict:
+                _LOG.info("%s: another worker has started the training", self.name)
         return decision
 
     def challenge(self, ref: ModelRef | None, model: Any, job: Job) -> None:
@@ -191,17 +210,24 @@ class Lifecycle:
         with self._lock:
             self._current = make(version, stable)
             self._waiting.clear()
+            self._due.clear()
         self.tick()
 
     def tick(self) -> list[Command]:
-        """Ask the rollout what follows and do it; return what was done."""
-        rollout = self._current
-        if rollout is None:
-            return []
-        commands = list(rollout.tick())
-        for command in commands:
-            self._carry_out(command)
-        return commands
+        """Ask the rollout what follows and do it; return what was done.
+
+        A command that cannot be carried out stays first in line: what it raised passes, and
+        the next tick tries it again.
+        """
+        with self._ticking:
+            rollout = self._current
+            if rollout is not None:
+                self._due.extend(rollout.tick())
+            done: list[Command] = []
+            while self._due:
+                self._carry_out(self._due[0])
+                done.append(self._due.popleft())
+            return done
 
     @property
     def current(self) -> Rollout | None:
@@ -262,9 +288,23 @@ class Lifecycle:
 
     def _hear_shadow(self, fact: ShadowScored) -> None:
         rollout = self._current
-        if fact.error is not None or rollout is None or fact.version != rollout.version:
+        if rollout is None or fact.version != rollout.version:
             return
+        answer = fact.value if fact.error is None else MISS
         with self._lock:
-            self._waiting[fact.request_id] = (fact.stable_value, fact.value)
+            self._waiting[fact.request_id] = (fact.stable_value, answer)
             while len(self._waiting) > self.pairs:
                 self._waiting.popitem(last=False)
+
+    def _hear_served(self, fact: PredictionServed) -> None:
+        rollout = self._current
+        if rollout is not None and fact.arm in {"stable", "canary"}:
+            # Another rung's answer means that the arm's own model failed.
+            ok = fact.prediction.source in {"model", "cache"}
+            rollout.observe_outcome("canary" if fact.arm == "canary" else "stable", ok=ok)
+
+    def _hear_failed(self, fact: PredictionFailed) -> None:
+        rollout = self._current
+        theirs = isinstance(fact.error, InvalidFeatures) or not fact.version
+        if rollout is not None and not theirs and fact.arm in {"stable", "canary"}:
+            rollout.observe_outcome("canary" if fact.arm == "canary" else "stable", ok=False)

@@ -14,6 +14,7 @@ from prodml.events import Stream, TrainingFailed
 from prodml.retraining import (
     BetterOnSameRows,
     ChallengerRejected,
+    DataGrowth,
     Evaluation,
     JobFailed,
     Performance,
@@ -315,6 +316,13 @@ def test_a_metric_with_too_few_labels_is_named_with_its_number():
     decision = orchestrator.check_triggers({"accuracy": 0.1, "labels": 5})
     assert decision.not_evaluated == ("accuracy (5 of 100 labels)",)
     assert orchestrator.check_triggers({"accuracy": 0.1, "labels": 100}).not_evaluated == ()
+
+
+def test_a_job_by_hand_without_metrics_does_not_make_all_data_new():
+    orchestrator = make(triggers=[DataGrowth()])
+    orchestrator.note_training({"labels": 1000.0})
+    orchestrator.request(by="ops", reason="x")
+    assert not orchestrator.check_triggers({"labels": 1001.0})
 
 
 def test_the_interval_of_few_days_is_students():

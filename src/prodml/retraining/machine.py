@@ -167,7 +167,8 @@ def _judge(state: RetrainingState, fact: Judged) -> Step[RetrainingState]:
         outcome="registered",
         fruitless=0,
         trained_at=fact.at,
-        trained_on=state.metrics,
+        # A job started by hand without metrics does not mean that there were no data.
+        trained_on={**state.trained_on, **state.metrics},
     )
     return after, [Register(fact.job)]
 
