@@ -47,8 +47,8 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[0])
-def lowest(session: nox.Session) -> None:
-    """The suite on the oldest release of each core dependency that has wheels here."""
+def known(session: nox.Session) -> None:
+    """The suite on the versions of constraints.txt, to tell our fault from a dependency's."""
     session.install("-e", ".[test]", "-c", "constraints.txt")
     session.run("pytest", "-x", *session.posargs)
 
