@@ -8,7 +8,7 @@ release = prodml.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
+    "numpydoc",
     "sphinx.ext.viewcode",
 ]
 html_theme = "furo"
@@ -20,8 +20,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
 autodoc_default_options = {"members": True, "show-inheritance": True}
-napoleon_numpy_docstring = True
-napoleon_google_docstring = False
-napoleon_use_rtype = False
+# Members are listed by autodoc; numpydoc lays out sections and numbers references apart.
+numpydoc_show_class_members = False
 # Diagrams are Mermaid text, which code hosts draw; here they are shown as text.
 suppress_warnings = ["misc.highlighting_failure", "ref.python"]
