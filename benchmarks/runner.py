@@ -32,11 +32,11 @@ class Case:
     baseline: str
     candidates: dict[str, Candidate]
     limits: dict[str, float] = field(default_factory=dict)
-    limits_ns: dict[str, float] = field(default_factory=dict)
     inner: int = 1
     rounds: int = 25
     target: float = 0.004
     clock: Callable[[], float] = time.thread_time
+    limits_ns: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -329,11 +329,11 @@ class Operation:
     def _rollout(self, version: str, stable: str) -> Rollout:
         # Good models differ from day to day by a few thousandths of Brier; see the page on
         # rollouts for what that does to a tolerance of zero.
-        guards = (PairedLoss(tolerance=0.004, enough=600), ErrorRate())
+        guards = (PairedLoss(tolerance=0.004, enough=600), ErrorRate(enough=50))
         return Rollout(
             version,
             stable,
-            steps=(0.05, 0.25, 0.5),
+            steps=(0.1, 0.5),
             step_seconds=6 * 3600.0,
             guards=guards,
             clock=self.clock,
