@@ -75,6 +75,7 @@ class Week:
     decision: str
     naive: int
     drifted: int
+    beyond_january: float
 
 
 class Operation:
@@ -123,7 +124,8 @@ class Operation:
         rows, late = self.table[everything], self.year.late[everything]
         self.ladder = Ladder.fit(rows, late)
         champion = FlightModel.fit(rows, late)
-        self.support = {"1": _support(rows)}
+        self.january = _support(rows)
+        self.support = {"1": self.january}
         self.trained_on = {"1": len(everything)}
         self.registry = ModelRegistry(
             self.folder / "registry",
@@ -305,7 +307,8 @@ class Operation:
         busy = self.lifecycle.current is not None and not self.lifecycle.current.done
         decision = None if busy else self.lifecycle.check()
         told = "rollout under way" if busy else str(decision)
-        self.weeks.append(Week(day, metrics, told, naive, len(report.drifted)))
+        beyond = _outside(week, self.january)
+        self.weeks.append(Week(day, metrics, told, naive, len(report.drifted), beyond))
 
     def _train(self, context: Any) -> FlightModel:
         """Train up to a week ago: the week since is for the gate, and both see the same rows."""

@@ -147,13 +147,17 @@ def _storms(operation: Operation, days: Sequence[int]) -> list[tuple[float, str]
 
 
 def _first_novelty(operation: Operation) -> list[tuple[float, str]]:
-    for week in operation.weeks:
-        if week.metrics["novelty"] > 0.3:
-            share = 100 * week.metrics["novelty"]
-            return [
-                (week.day, f"{share:.0f} % of the week's weather lies outside what the model knows")
-            ]
-    return []
+    shares = {
+        "January's range": [week.beyond_january for week in operation.weeks],
+        "what the serving model was trained on": [w.metrics["novelty"] for w in operation.weeks],
+    }
+    told: list[tuple[float, str]] = []
+    for what, by_week in shares.items():
+        first = next((place for place, share in enumerate(by_week) if share > 0.3), None)
+        if first is not None:
+            text = f"{100 * by_week[first]:.0f} % of the week's weather lies outside {what}"
+            told.append((operation.weeks[first].day, text))
+    return told
 
 
 def _from_facts(operation: Operation) -> list[tuple[float, str]]:
