@@ -43,7 +43,7 @@ def report_case() -> Case:
             "scipy loop": by_hand(reference, current),
             "detect_drift": lambda: detector.detect_drift(current),
         },
-        {"detect_drift": 0.25},
+        {"detect_drift": 0.2},
         rounds=3,
     )
 

