@@ -260,3 +260,12 @@ def test_a_plain_store_cannot_keep_a_machine():
     assert open_store(plain) is open_async_store(plain) is plain
     with pytest.raises(BadConfiguration, match="sqlite:///"):
         open_durable_store(plain)
+
+
+def test_a_forgotten_store_closes_its_file(tmp_path):
+    store = SQLiteStore(str(tmp_path / "ops.db"))
+    store.set("k", b"v")
+    connection = store._connection
+    del store
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

@@ -411,6 +411,11 @@ class SQLiteStore:
             if connection is not None and self._pid == os.getpid():
                 connection.close()
 
+    def __del__(self) -> None:
+        # Whoever forgets a store need not be told of its connection.
+        if self._connection is not None:
+            self.close()
+
     def _one(self, query: str, key: str) -> Any:
         with self._open() as db:
             return db.execute(query, (key,)).fetchone()

@@ -230,7 +230,7 @@ def test_a_point_in_time_always_moves_so_it_is_not_judged():
 def test_missing_times_are_judged():
     days = np.arange("2026-01-01", "2026-04-11", dtype="M8[D]")
     gone = days.copy()
-    gone[:50] = np.datetime64("NaT")
+    gone[:50] = np.datetime64("NaT", "D")
     assert compared(days, gone).drift_detected
 
 

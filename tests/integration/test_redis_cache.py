@@ -299,6 +299,9 @@ def test_a_killed_server_that_comes_back_is_used_again(private_server):
 
 def test_a_full_server_changes_no_prediction(private_server):
     server = private_server("--maxmemory", "1mb", "--maxmemory-policy", "noeviction")
+    with redis.Redis.from_url(server.url) as client, pytest.raises(redis.ResponseError):
+        for n in range(1000):
+            client.set(f"filler-{n}", bytes(50_000))
     cache, _, predict = _predictor(server.url, memory=None)
     _answers_as_ever(predict)
     assert cache.stats().store_errors > 0
