@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from prodml.clock import Clock
 
-__all__ = ["Limit", "expired", "narrow", "remaining", "restore"]
+__all__ = ["CURRENT", "Limit", "expired", "narrow", "remaining", "restore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +24,18 @@ class Limit:
 
 Reset: TypeAlias = Token[Limit | None]
 
-_CURRENT: ContextVar[Limit | None] = ContextVar("prodml_deadline", default=None)
+CURRENT: ContextVar[Limit | None] = ContextVar("prodml_deadline", default=None)
 
 
 def remaining() -> float | None:
     """Seconds left (negative when overdue), or None when no deadline is set."""
-    limit = _CURRENT.get()
+    limit = CURRENT.get()
     return None if limit is None else limit.at - limit.clock.monotonic()
 
 
 def expired() -> Limit | None:
     """Return the deadline that has passed, or None."""
-    limit = _CURRENT.get()
+    limit = CURRENT.get()
     if limit is None or limit.clock.monotonic() < limit.at:
         return None
     return limit
@@ -43,13 +43,13 @@ def expired() -> Limit | None:
 
 def narrow(seconds: float, clock: Clock) -> Reset:
     """Set a deadline ``seconds`` from now; an earlier one that is set stays in force."""
-    current = _CURRENT.get()
+    current = CURRENT.get()
     at = clock.monotonic() + seconds
     if current is not None and current.at - current.clock.monotonic() <= seconds:
-        return _CURRENT.set(current)
-    return _CURRENT.set(Limit(at, clock, seconds))
+        return CURRENT.set(current)
+    return CURRENT.set(Limit(at, clock, seconds))
 
 
 def restore(reset: Reset) -> None:
     """Undo :func:`narrow`."""
-    _CURRENT.reset(reset)
+    CURRENT.reset(reset)

@@ -35,6 +35,8 @@ def subclasses(base):
             and thing is not base
             and not inspect.isabstract(thing)
             and thing.__module__.startswith("prodml.")
+            # The shapes themselves.
+            and not thing.__module__.startswith("prodml._call.")
         },
         key=lambda cls: cls.__qualname__,
     )

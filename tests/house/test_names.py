@@ -11,7 +11,7 @@ from prodml.errors import ProdmlError
 from prodml.events import Event
 from tests.house.tree import ROOT, SOURCE, modules
 
-ROOMS = sorted(p.parent.name for p in SOURCE.glob("*/__init__.py"))
+ROOMS = sorted(p.parent.name for p in SOURCE.glob("[!_]*/__init__.py"))
 PUBLIC = (
     [
         f"prodml.{name}"

@@ -12,7 +12,7 @@ from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast, final
 
 from prodml._call import Flow, Invoke, Kind, Pause, Steps, kind_of, run
-from prodml._deadline import _CURRENT, narrow, remaining, restore
+from prodml._deadline import CURRENT, narrow, remaining, restore
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import DeadlineExceeded, Rejected
 from prodml.events import EVENTS, CallRetried, Stream
@@ -124,7 +124,7 @@ class Retry(Flow):
             restore(before)
 
     def _plain(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        limit, budget = _CURRENT.get, self.budget
+        limit, budget = CURRENT.get, self.budget
 
         @functools.wraps(fn)
         def retried(*args: Any, **kwargs: Any) -> Any:

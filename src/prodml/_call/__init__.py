@@ -1,0 +1,53 @@
+"""The hallway: every call of the house passes here, and so does every ``await``.
+
+A pattern is written once, as a :class:`Guard` (before and after a call) or as a
+:class:`Flow` (which calls, in which order, with which pauses), and the shells below make
+it work on plain functions, coroutine functions, generators and async generators.
+
+A **guard** answers *may this call pass, and how did it end?*  It never waits and never
+calls.  There are three endings: ``leave`` (returned), ``fail`` with an ``Exception``
+(raised), and ``fail`` with any other ``BaseException`` (abandoned: cancelled, interrupted,
+generator closed), which gives the permit back and counts nothing.  A :class:`WaitingGuard`
+may keep a call in a queue: it says so by the steps that lead to the token, and the shell
+waits, in its own colour.
+
+A **flow** is a generator of steps.  It is told each step's outcome as a value
+``(result, error)`` and returns such a pair; the shell raises.  Sending errors as values
+keeps flows free of ``try`` and immune to ``StopIteration`` inside generators.  When a step
+is abandoned the shell closes the flow, so ``try/finally`` there gives permits back.
+
+``kinds`` tells functions apart, ``steps`` names what a flow can ask for, ``walk`` and
+``race`` carry it out, ``guard`` and ``flow`` hold the two shapes with their shells, and
+``calm`` the shells written by hand for what costs nothing while all is well.
+"""
+
+from prodml._call.calm import CalmGuard, Recovery, fused
+from prodml._call.flow import Flow
+from prodml._call.guard import Guard, WaitingGuard, _pop, _push, protect
+from prodml._call.kinds import Kind, abandoned, kind_of
+from prodml._call.steps import Invoke, Outcome, Pause, Race, Step, Steps, Wait
+from prodml._call.walk import arun, run
+
+__all__ = [
+    "CalmGuard",
+    "Flow",
+    "Guard",
+    "Invoke",
+    "Kind",
+    "Outcome",
+    "Pause",
+    "Race",
+    "Recovery",
+    "Step",
+    "Steps",
+    "Wait",
+    "WaitingGuard",
+    "_pop",
+    "_push",
+    "abandoned",
+    "arun",
+    "fused",
+    "kind_of",
+    "protect",
+    "run",
+]

@@ -1,0 +1,157 @@
+"""Flows: which calls, in which order, with which pauses?"""
+
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from typing import Any, ParamSpec, TypeVar, cast
+
+from prodml._call.kinds import Kind, kind_of
+from prodml._call.steps import Steps
+from prodml._call.stream import OpenStream
+from prodml._call.walk import arun, run
+from prodml.clock import Clock
+
+__all__ = ["FLOW_SHELLS", "Flow"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Flow:
+    """Decides which calls are made, in which order, with which pauses.
+
+    Subclasses implement :meth:`steps`; one that may know the answer without any step
+    overrides :meth:`start`.  Generators are covered at their opening only: once an item
+    has been handed on, it cannot be taken back.
+
+    Examples
+    --------
+    >>> from prodml._call import Invoke
+    >>> from prodml.clock import SYSTEM_CLOCK
+    >>> class Twice(Flow):
+    ...     clock = SYSTEM_CLOCK
+    ...     def steps(self, fn, args, kwargs):
+    ...         yield Invoke(fn, args, kwargs)
+    ...         return (yield Invoke(fn, args, kwargs))
+    >>> heard = []
+    >>> Twice()(heard.append)("x")
+    >>> heard
+    ['x', 'x']
+    """
+
+    __slots__: tuple[str, ...] = ()
+
+    clock: Clock
+
+    def steps(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Steps:
+        """Steps around ``fn(*args, **kwargs)``."""
+        raise NotImplementedError
+
+    def start(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, Steps | None]:
+        """Return ``(answer, None)`` if it is known at once, else ``(None, steps)``."""
+        return None, self.steps(fn, args, kwargs)
+
+    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
+        """Put the flow around ``fn`` of any kind; the result has its signature."""
+        return cast("Callable[P, R]", self._shells[kind_of(fn)](self, fn))
+
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the flow around ``fn(*args, **kwargs)``."""
+        answer, steps = self.start(fn, args, kwargs)
+        return cast("R", answer if steps is None else run(steps, self.clock))
+
+    async def acall(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the flow around ``await fn(*args, **kwargs)``."""
+        answer, steps = self.start(fn, args, kwargs)
+        return cast("R", answer if steps is None else await arun(steps, self.clock))
+
+    @property
+    def _shells(self) -> "Mapping[Kind, Callable[[Flow, Callable[..., Any]], Callable[..., Any]]]":
+        return FLOW_SHELLS
+
+
+def _flow_plain(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:
+    start, clock = flow.start, flow.clock
+
+    @functools.wraps(fn)
+    def flowing(*args: Any, **kwargs: Any) -> Any:
+        answer, steps = start(fn, args, kwargs)
+        return answer if steps is None else run(steps, clock)
+
+    return flowing
+
+
+def _flow_coroutine(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:
+    start, clock = flow.start, flow.clock
+
+    @functools.wraps(fn)
+    async def flowing(*args: Any, **kwargs: Any) -> Any:
+        answer, steps = start(fn, args, kwargs)
+        return answer if steps is None else await arun(steps, clock)
+
+    return flowing
+
+
+def _flow_generator(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def opened(*args: Any, **kwargs: Any) -> tuple[Generator[Any, Any, Any], Any, bool]:
+        source = fn(*args, **kwargs)
+        try:
+            return source, next(source), False
+        except StopIteration as stop:
+            return source, stop.value, True
+
+    @functools.wraps(fn)
+    def flowing(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        source, item, ended = run(flow.steps(opened, args, kwargs), flow.clock)
+        return item if ended else (yield from _resume(source, item))
+
+    return flowing
+
+
+def _resume(source: Generator[Any, Any, Any], item: Any) -> Generator[Any, Any, Any]:
+    # ``source`` stands at its first item: from here on this is ``yield from``, spelt out.
+    try:
+        while True:
+            try:
+                sent = yield item
+            except GeneratorExit:
+                source.close()
+                raise
+            except BaseException as thrown:
+                item = source.throw(thrown)
+            else:
+                item = source.send(sent)
+    except StopIteration as stop:
+        return stop.value
+
+
+def _flow_async_generator(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:
+    async def opened(*args: Any, **kwargs: Any) -> OpenStream:
+        return await OpenStream(fn(*args, **kwargs)).open()
+
+    @functools.wraps(fn)
+    async def flowing(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        stream = await arun(flow.steps(opened, args, kwargs), flow.clock)
+        while not stream.ended:
+            try:
+                sent = yield stream.item
+            except GeneratorExit:
+                await stream.source.aclose()
+                raise
+            except BaseException as thrown:
+                await stream.throw(thrown)
+            else:
+                await stream.send(sent)
+
+    return flowing
+
+
+FLOW_SHELLS: Mapping[Kind, Callable[[Flow, Callable[..., Any]], Callable[..., Any]]] = {
+    Kind.PLAIN: _flow_plain,
+    Kind.COROUTINE: _flow_coroutine,
+    Kind.GENERATOR: _flow_generator,
+    Kind.ASYNC_GENERATOR: _flow_async_generator,
+}
