@@ -25,6 +25,9 @@ def main() -> None:
         everything += results
         title = module.__doc__.strip().splitlines()[0].rstrip(".")
         sections.append(f"## {title}\n\n{markdown(results)}")
+        simulated = getattr(module, "table", None)
+        if simulated is not None:
+            sections[-1] += f"\n{simulated()}"
         sys.stdout.write(sections[-1] + "\n")
     record(everything, ROOT / "out" / "results.json")
     if len(sys.argv) == 1:

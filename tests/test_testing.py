@@ -1,5 +1,4 @@
 import asyncio
-import random
 
 import pytest
 
@@ -9,7 +8,6 @@ from prodml.errors import BadConfiguration, ContractBroken
 from prodml.events import CircuitClosed, CircuitHalfOpened, Stream
 from prodml.stores import MemoryStore
 from prodml.testing import (
-    FaultyModel,
     ManualClock,
     Recorder,
     check_durable_store,
@@ -149,24 +147,3 @@ def test_a_recorder_keeps_facts_until_stopped():
     stream.emit(CircuitHalfOpened(at=0.0, source="db"))
     assert recorder.names == ["CircuitHalfOpened"]
     assert recorder.of(CircuitClosed) == []
-
-
-def test_a_faulty_model_fails_at_its_rates_and_repeats_with_its_seed():
-    def outcomes():
-        clock = ManualClock()
-        model = FaultyModel(
-            answer=len, error_rate=0.3, nan_rate=0.2, delay=0.5, rng=random.Random(1), clock=clock
-        )
-        told = []
-        for _ in range(1000):
-            try:
-                told.append("nan" if model.predict("ab") != 2 else "ok")
-            except ConnectionError:
-                told.append("error")
-        assert clock.slept == [0.5] * model.calls
-        return told
-
-    told = outcomes()
-    assert told == outcomes()
-    assert 250 < told.count("error") < 350
-    assert 150 < told.count("nan") < 250

@@ -1,6 +1,13 @@
 """What type checkers must see; checked by mypy and pyright, never run."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+)
 from typing import Any, assert_type
 
 from prodml import (
@@ -20,7 +27,7 @@ from prodml import (
 from prodml.drift import DriftReport
 from prodml.events import EVENTS, CircuitOpened
 from prodml.recording import Record
-from prodml.resilience import Served, Timeout
+from prodml.resilience import Deadline, Fallback, Served, Timeout, compose
 from prodml.types import Prediction
 
 breaker = CircuitBreaker("db")
@@ -70,6 +77,77 @@ async def check() -> None:
     assert_type(await breaker.acall(coroutine, 1), str)
     assert_type(breaker.state, CircuitState)
     assert_type(cached({"x": 1.0}), float)
+
+
+stack = compose(Deadline(1.0), Retry(), breaker, Timeout(0.5))
+with_text = compose(Fallback("nothing"), Retry(), breaker)
+
+
+@stack
+def stacked(a: int, *, b: str = "x") -> float:
+    return a + len(b)
+
+
+@stack
+async def astacked(a: int) -> str:
+    return str(a)
+
+
+@stack
+def gstacked(n: int) -> Generator[int, str, bytes]:
+    yield n
+    return b""
+
+
+@stack
+async def agstacked(n: int) -> AsyncGenerator[int, str]:
+    yield n
+
+
+@with_text
+def joined(a: int, *, b: str = "x") -> float:
+    return a + len(b)
+
+
+@with_text
+async def ajoined(a: int) -> float:
+    return float(a)
+
+
+@with_text
+def gjoined(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@with_text
+async def agjoined(n: int) -> AsyncIterator[int]:
+    yield n
+
+
+def no_answer(a: int, *, b: str = "x") -> None: ...
+
+
+async def bytes_of(a: int) -> bytes:
+    return bytes(a)
+
+
+async def check_joined() -> None:
+    assert_type(stacked(1, b="y"), float)
+    assert_type(await astacked(1), str)
+    assert_type(gstacked(1), Generator[int, str, bytes])
+    assert_type(agstacked(1), AsyncGenerator[int, str])
+    assert_type(joined(1, b="y"), float | str)
+    assert_type(await ajoined(1), float | str)
+    assert_type(list(gjoined(1)), list[int | str])
+    assert_type([n async for n in agjoined(1)], list[int | str])
+    assert_type(Fallback(no_answer)(plain)(1, b="y"), float | None)
+    assert_type(await Fallback(bytes_of)(coroutine)(1), str | bytes)
+    assert_type(Fallback(FallbackChain(Rung("small", small)))(plain)(1), float)
+    chained = compose(FallbackChain(Rung("small", small)), Retry())
+    assert_type(await chained(coroutine)(1), str | float)
+    assert_type(with_text.call(plain, 1, b="y"), float | str)
+    assert_type(await with_text.acall(coroutine, 1), str)
+    assert_type(Fallback("x").call(plain, 1), float | str)
 
 
 def small(features: Any) -> float:

@@ -13,7 +13,8 @@ from prodml.clock import Clock
 __all__ = ["CURRENT", "Limit", "expired", "narrow", "remaining", "restore"]
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: that would triple its price, and one is made for every limited call.
+@dataclass(slots=True)
 class Limit:
     """The request ends at ``at`` seconds of ``clock.monotonic()``; it was given ``seconds``."""
 

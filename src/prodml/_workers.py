@@ -3,6 +3,8 @@
 Plain Python code cannot be interrupted, so a call with a time limit runs on a thread of
 its own while the caller waits.  A worker that does not come back is written off and
 replaced; it never starves another call.  The caller's context variables go with the call.
+
+Caller and worker hand over by plain locks, which cost half of what queues and futures do.
 """
 
 import contextvars
@@ -11,7 +13,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from queue import SimpleQueue
 from typing import Any
 
 from prodml.errors import BulkheadFull, DeadlineExceeded
@@ -19,10 +20,20 @@ from prodml.errors import BulkheadFull, DeadlineExceeded
 __all__ = ["WORKERS", "Job", "Workers"]
 
 
-class Job:
-    """One call on a worker: its future, and whether its caller has gone away."""
+class _Call:
+    """One call on a worker, how it ended, and whether its caller has gone away."""
 
-    __slots__: tuple[str, ...] = ("_context", "abandoned", "args", "fn", "future", "kwargs")
+    __slots__: tuple[str, ...] = (
+        "_context",
+        "_ended",
+        "abandoned",
+        "args",
+        "error",
+        "fn",
+        "kwargs",
+        "over",
+        "result",
+    )
 
     def __init__(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -30,20 +41,64 @@ class Job:
         self.fn: Callable[..., Any] = fn
         self.args: tuple[Any, ...] = args
         self.kwargs: Mapping[str, Any] = kwargs
-        self.future: Future[Any] = Future()
+        self.result: Any = None
+        self.error: BaseException | None = None
         self.abandoned: bool = False
+        self.over: bool = False
         self._context: contextvars.Context = contextvars.copy_context()
+        self._ended: threading.Lock = threading.Lock()
+        self._ended.acquire()
 
-    def run(self) -> None:
-        """Make the call and settle the future."""
+    def make(self) -> None:
+        """Make the call, and keep how it ended."""
         try:
-            result = self._context.run(self.fn, *self.args, **self.kwargs)
+            self.result = self._context.run(self.fn, *self.args, **self.kwargs)
         except BaseException as error:
-            self.future.set_exception(error)
-            # The traceback refers to this frame: it would keep job, future and error.
-            del self
-        else:
-            self.future.set_result(result)
+            self.error = error
+
+    def tell(self) -> None:
+        """Let the caller go on."""
+        self._ended.release()
+
+    def wait(self, seconds: float = -1.0) -> bool:
+        """Wait for the end, or so many seconds; return whether it has come."""
+        return self._ended.acquire(timeout=seconds)
+
+
+class Job(_Call):
+    """A call whose end others wait for by its ``future``."""
+
+    __slots__: tuple[str, ...] = ("future",)
+
+    def __init__(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        super().__init__(fn, args, kwargs)
+        self.future: Future[Any] = Future()
+
+    def tell(self) -> None:
+        """Settle the future."""
+        result, error = self.result, self.error
+        # The traceback refers to frames that refer to this job: they would keep each other.
+        self.result = self.error = None
+        try:
+            if error is None:
+                self.future.set_result(result)
+            else:
+                self.future.set_exception(error)
+        finally:
+            del error
+
+
+class _Desk:
+    """Where an idle worker waits for its next call."""
+
+    __slots__: tuple[str, ...] = ("call", "go")
+
+    def __init__(self) -> None:
+        self.call: _Call | None = None
+        self.go: threading.Lock = threading.Lock()
+        self.go.acquire()
 
 
 class Workers:
@@ -62,7 +117,8 @@ class Workers:
         self.max_abandoned: int = max_abandoned
         self.max_idle: int = max_idle
         self._abandoned: int = 0
-        self._idle: deque[SimpleQueue[Job]] = deque()
+        # The ends of a deque are safe to use from any thread.
+        self._idle: deque[_Desk] = deque()
         self._lock: threading.Lock = threading.Lock()
 
     @property
@@ -75,16 +131,7 @@ class Workers:
     ) -> Job:
         """Start the call at once on an idle or a new thread."""
         job = Job(fn, args, kwargs)
-        with self._lock:
-            if self._abandoned >= self.max_abandoned:
-                raise BulkheadFull("timeout workers", self.max_abandoned)
-            inbox = self._idle.pop() if self._idle else None
-        if inbox is None:
-            inbox = SimpleQueue[Job]()
-            threading.Thread(
-                target=self._work, args=(inbox,), name="prodml-worker", daemon=True
-            ).start()
-        inbox.put(job)
+        self._start(job)
         return job
 
     def run(
@@ -95,28 +142,33 @@ class Workers:
         seconds: float,
     ) -> Any:
         """Call and wait at most ``seconds``; then raise ``DeadlineExceeded`` and let it hang."""
-        job = self.submit(fn, args, kwargs)
+        call = _Call(fn, args, kwargs)
+        self._start(call)
         try:
-            return job.future.result(max(seconds, 0.0))
-        except TimeoutError:
-            # The callee may raise a TimeoutError of its own; only ours means a hung call.
-            if not self.abandon(job):
-                return job.future.result()
-            name = getattr(fn, "__qualname__", repr(fn))
-            raise DeadlineExceeded(name, seconds) from None
+            in_time = call.wait(min(max(seconds, 0.0), threading.TIMEOUT_MAX))
         except BaseException:
-            self.abandon(job)
+            self.abandon(call)
             raise
+        if not in_time and self.abandon(call):
+            raise DeadlineExceeded(getattr(fn, "__qualname__", repr(fn)), seconds)
+        if not in_time:
+            # It has ended while nobody looked.
+            call.wait()
+        try:
+            if call.error is not None:
+                raise call.error
+            return call.result
         finally:
-            # Future, error, traceback and this frame would keep each other.
-            del job
+            # Error, traceback, frame and call would keep each other.
+            call.error = None
+            del call
 
-    def abandon(self, job: Job) -> bool:
-        """Write ``job`` off unless it is done; return whether it was still running."""
+    def abandon(self, call: _Call) -> bool:
+        """Write ``call`` off unless it is over; return whether it was still running."""
         with self._lock:
-            if job.future.done() or job.abandoned:
+            if call.over or call.abandoned:
                 return False
-            job.abandoned = True
+            call.abandoned = True
             self._abandoned += 1
             return True
 
@@ -126,17 +178,38 @@ class Workers:
         self._idle = deque()
         self._lock = threading.Lock()
 
-    def _work(self, inbox: SimpleQueue[Job]) -> None:
+    def _start(self, call: _Call) -> None:
+        if self._abandoned >= self.max_abandoned:
+            raise BulkheadFull("timeout workers", self.max_abandoned)
+        try:
+            desk = self._idle.pop()
+        except IndexError:
+            desk = _Desk()
+            threading.Thread(
+                target=self._work, args=(desk,), name="prodml-worker", daemon=True
+            ).start()
+        desk.call = call
+        desk.go.release()
+
+    def _work(self, desk: _Desk) -> None:
         while True:
-            job = inbox.get()
-            job.run()
+            desk.go.acquire()
+            call, desk.call = desk.call, None
+            if call is None:
+                continue
+            call.make()
             with self._lock:
-                self._abandoned -= job.abandoned
-                # Nothing of the call may stay alive in an idle thread.
-                del job
-                if len(self._idle) >= self.max_idle:
-                    return
-                self._idle.append(inbox)
+                call.over = True
+                self._abandoned -= call.abandoned
+                stays = len(self._idle) < self.max_idle
+                if stays:
+                    # Before the caller hears of the end, so that its next call comes here.
+                    self._idle.append(desk)
+            call.tell()
+            # Nothing of the call may stay alive in an idle thread.
+            del call
+            if not stays:
+                return
 
 
 WORKERS: Workers = Workers()

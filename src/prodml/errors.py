@@ -28,7 +28,7 @@ Exceptions of the user's own code pass through untouched.
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 __all__ = [
     "AllFallbacksFailed",
@@ -73,27 +73,76 @@ class CircuitOpen(Rejected):
         The breaker.
     retry_after
         Seconds until the breaker admits a trial call, >= 0.
+    reason
+        Why it is open, the kind of the last failure included.
+
+    Examples
+    --------
+    >>> error = CircuitOpen("db", 30.0, "5 failures in a row, the last: TimeoutError")
+    >>> error.name, error.retry_after
+    ('db', 30.0)
     """
 
-    def __init__(self, name: str, retry_after: float) -> None:
-        super().__init__(name, retry_after)
-        self.name: str = name
-        self.retry_after: float = retry_after
+    # An open breaker raises this on every call, so it is built by C alone: what was given
+    # is kept in ``args``, and read from there when somebody asks.
+    if TYPE_CHECKING:
+
+        def __init__(self, name: str, retry_after: float, reason: str = "") -> None: ...
+
+    @property
+    def name(self) -> str:
+        """Name of the breaker."""
+        return cast("str", self.args[0])
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until a trial call is admitted."""
+        return cast("float", self.args[1])
+
+    @property
+    def reason(self) -> str:
+        """Why the breaker is open; empty if it was not said."""
+        return cast("str", self.args[2]) if len(self.args) > 2 else ""
 
     def __str__(self) -> str:
-        return f"circuit {self.name!r} is open; next trial call in {self.retry_after:.3g} s"
+        why = f" ({self.reason})" if self.reason else ""
+        return f"circuit {self.name!r} is open{why}; next trial call in {self.retry_after:.3g} s"
 
 
 class BulkheadFull(Rejected):
-    """Bulkhead ``name`` has all its ``limit`` places taken."""
+    """Bulkhead ``name`` has all its ``limit`` places taken.
 
-    def __init__(self, name: str, limit: int) -> None:
-        super().__init__(name, limit)
+    Parameters
+    ----------
+    name, limit
+        The bulkhead, and how many calls it admits at once.
+    waiting
+        Calls in the queue at that moment.
+    waited
+        Seconds that this call has waited in vain; None when it was not let into the queue.
+
+    Examples
+    --------
+    >>> print(BulkheadFull("gpu", 2, 8))
+    bulkhead 'gpu' is full: 2 calls in flight, 8 waiting
+    >>> print(BulkheadFull("gpu", 2, 7, 0.5))
+    bulkhead 'gpu' is full: 2 calls in flight, no place within 0.5 s
+    """
+
+    def __init__(
+        self, name: str, limit: int, waiting: int = 0, waited: float | None = None
+    ) -> None:
+        super().__init__(name, limit, waiting, waited)
         self.name: str = name
         self.limit: int = limit
+        self.waiting: int = waiting
+        self.waited: float | None = waited
 
     def __str__(self) -> str:
-        return f"bulkhead {self.name!r} is full: {self.limit} calls in flight"
+        full = f"bulkhead {self.name!r} is full: {self.limit} calls in flight"
+        if self.waited is not None:
+            return f"{full}, no place within {self.waited:.3g} s"
+        return f"{full}, {self.waiting} waiting" if self.waiting else full
 
 
 class RateLimited(Rejected):

@@ -27,9 +27,11 @@ __all__ = [
     "Outbox",
     "Row",
     "SQLiteStore",
+    "SharedStore",
     "Store",
     "open_async_store",
     "open_durable_store",
+    "open_shared_store",
     "open_store",
     "register_client",
     "register_scheme",
@@ -94,12 +96,41 @@ class Lease:
     expires: float
 
 
-class DurableStore(Store, Protocol):
-    """A store for machines: state with a revision, rows, leases."""
+class SharedStore(Protocol):
+    """Small records that workers agree on: a revision each, and leases.
+
+    Redis and Valkey are such stores, and so is every :class:`DurableStore`.
+    """
 
     def read(self, key: str) -> tuple[bytes | None, int]:
         """Value and revision of ``key``; ``(None, 0)`` when it was never written."""
         ...
+
+    def commit(self, key: str, value: bytes, revision: int) -> int:
+        """Write ``value`` if the stored revision is ``revision``; return the new one.
+
+        Raises
+        ------
+        Conflict
+            The stored revision is another; nothing was written.
+        """
+        ...
+
+    def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
+        """Take lease ``name`` for ``ttl`` seconds unless somebody else holds it."""
+        ...
+
+    def renew(self, lease: Lease, ttl: float) -> Lease:
+        """Prolong a held lease; raise ``LeaseLost`` when it is not held any more."""
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back; does nothing when it is not held any more."""
+        ...
+
+
+class DurableStore(SharedStore, Store, Protocol):
+    """A store for machines: state with a revision, rows, leases."""
 
     def commit(
         self,
@@ -127,18 +158,6 @@ class DurableStore(Store, Protocol):
 
     def rows(self, topic: str, *, after: int = 0, limit: int | None = None) -> Sequence[Row]:
         """Rows of ``topic`` with a sequence number above ``after``, in order."""
-        ...
-
-    def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
-        """Take lease ``name`` for ``ttl`` seconds unless somebody else holds it."""
-        ...
-
-    def renew(self, lease: Lease, ttl: float) -> Lease:
-        """Prolong a held lease; raise ``LeaseLost`` when it is not held any more."""
-        ...
-
-    def release(self, lease: Lease) -> None:
-        """Give a lease back; does nothing when it is not held any more."""
         ...
 
     def close(self) -> None:
@@ -594,12 +613,29 @@ def open_durable_store(target: Any) -> DurableStore:
     (None, 0)
     """
     store = open_store(target)
-    if not hasattr(store, "commit"):
+    if not (hasattr(store, "commit") and hasattr(store, "append")):
         raise BadConfiguration(
             f"{target!r} cannot keep the state of a machine: use 'sqlite:///file.db', "
             "'memory://' or any DurableStore"
         )
     return cast("DurableStore", store)
+
+
+def open_shared_store(target: Any) -> SharedStore:
+    """Like :func:`open_store`, refusing a store without revisions and leases.
+
+    Examples
+    --------
+    >>> open_shared_store("memory://").acquire("probe", "worker-1", 5.0).token
+    1
+    """
+    store = open_store(target)
+    if not (hasattr(store, "commit") and hasattr(store, "acquire")):
+        raise BadConfiguration(
+            f"{target!r} cannot be shared by workers: use 'redis://host', 'sqlite:///file.db' "
+            "or any SharedStore"
+        )
+    return cast("SharedStore", store)
 
 
 def _is_own_store(target: object) -> bool:

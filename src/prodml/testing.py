@@ -1,4 +1,4 @@
-"""For your tests: a clock you move by hand, a recorder of facts, faulty models, contracts.
+"""For your tests: a clock you move by hand, a recorder of facts, contracts.
 
 The contract suites are the ones that prodml holds its own components to.  Give
 ``check_guard`` (and its like) a function that makes a fresh component, and it raises
@@ -6,23 +6,18 @@ The contract suites are the ones that prodml holds its own components to.  Give
 """
 
 import inspect
-import math
-import random
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from prodml._call import Flow, Guard, Invoke, Wait
+from prodml._call import Flow, Guard, Invoke, Race, Wait
 from prodml._machine import Machine
-from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration, Conflict, ContractBroken, LeaseLost, UnknownVersion
 from prodml.events import Event, Stream
 from prodml.stores import DurableStore, Store
 
 __all__ = [
-    "FaultyModel",
     "ManualClock",
     "Recorder",
     "check_durable_store",
@@ -118,53 +113,6 @@ class Recorder:
     def of(self, kind: type[E]) -> list[E]:
         """Facts of one class."""
         return [fact for fact in self.facts if isinstance(fact, kind)]
-
-
-@dataclass(slots=True, kw_only=True)
-class FaultyModel:
-    """A model that fails, answers NaN, or dawdles at a rate.
-
-    Parameters
-    ----------
-    answer
-        What it predicts when it is well: a value, or a function of the features.
-    error_rate, nan_rate
-        Share of calls, in [0, 1], that raise ``error`` or answer NaN.
-    delay
-        Seconds each call takes on ``clock``.
-    rng
-        Source of chance; seed it for the same faults in every run.
-
-    Examples
-    --------
-    >>> FaultyModel(answer=0.5).predict({})
-    0.5
-    >>> FaultyModel(error_rate=1.0).predict({})
-    Traceback (most recent call last):
-        ...
-    ConnectionError: injected fault
-    """
-
-    answer: Any = 1.0
-    error_rate: float = 0.0
-    nan_rate: float = 0.0
-    delay: float = 0.0
-    error: Exception = field(default_factory=lambda: ConnectionError("injected fault"))
-    rng: random.Random = field(default_factory=random.Random)
-    clock: Clock = SYSTEM_CLOCK
-    calls: int = field(default=0, init=False)
-
-    def predict(self, features: Any, /) -> Any:
-        """Answer, fail or dawdle."""
-        self.calls += 1
-        if self.delay:
-            self.clock.sleep(self.delay)
-        draw = self.rng.random()
-        if draw < self.error_rate:
-            raise self.error
-        if draw < self.error_rate + self.nan_rate:
-            return math.nan
-        return self.answer(features) if callable(self.answer) else self.answer
 
 
 # -- contracts --------------------------------------------------------------------------
@@ -360,7 +308,7 @@ def _check_steps(flow: Flow) -> None:
         _require(answer == 1, "start() must answer what the function would")
         return
     step = next(steps)
-    _require(isinstance(step, Invoke | Wait), f"a flow must begin with a call, not {step!r}")
+    _require(isinstance(step, Invoke | Wait | Race), f"a flow must begin with a call, not {step!r}")
     steps.close()
 
 

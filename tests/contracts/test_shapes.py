@@ -15,7 +15,7 @@ import prodml
 from prodml._call import Flow, Guard
 from prodml._machine import Machine
 from prodml.cache import CachedBatches, CachedCalls, PredictionCache
-from prodml.resilience import Bulkhead, Deadline, Timeout
+from prodml.resilience import AdaptiveLimiter, Bulkhead, Deadline, Fallback, RateLimiter, Timeout
 from prodml.testing import check_flow, check_guard, check_machine
 
 
@@ -47,6 +47,10 @@ def build(cls):
 
 
 MAKE = {
+    "AdaptiveLimiter": lambda: AdaptiveLimiter(30.0),
+    "LimitShare": lambda: AdaptiveLimiter(30.0).below(0.5),
+    "Fallback": lambda: Fallback(0),
+    "RateLimiter": lambda: RateLimiter(1e9),
     "Bulkhead": lambda: Bulkhead(8),
     "Timeout": lambda: Timeout(30.0),
     "Deadline": lambda: Deadline(30.0),

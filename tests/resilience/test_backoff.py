@@ -49,7 +49,7 @@ def test_a_wait_needs_positive_times(settings):
     ids=lambda value: type(value).__name__,
 )
 def test_a_wait_is_a_number_a_function_or_a_strategy(wait, seconds):
-    assert waiting(wait)(3, ValueError(9)) == seconds
+    assert waiting(wait)(3, ValueError(9), 0.0) == seconds
 
 
 @pytest.mark.parametrize("wait", [-1, float("nan"), float("inf"), "1", None], ids=repr)

@@ -272,10 +272,10 @@ def test_a_token_asked_for_while_another_thread_closes_is_of_the_closed_era(make
     for settings in ({}, {"slow_after": 1.0}):
         breaker = make(**settings)
         half_open(breaker, clock)
-        stale = breaker._era
+        stale = breaker.era
         call(breaker, well)
-        assert breaker._token(breaker._era, clock.monotonic()).quiet is (not settings)
-        assert stale is not breaker._era
+        assert breaker._token(breaker.era, clock.monotonic()).era is breaker.era
+        assert stale is not breaker.era
 
 
 # -- modes ----------------------------------------------------------------------------------

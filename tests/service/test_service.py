@@ -28,7 +28,8 @@ from prodml.errors import (
 from prodml.events import Event, PredictionFailed, PredictionServed, ShadowScored, Stream
 from prodml.features import FeatureView
 from prodml.resilience import Bulkhead
-from prodml.testing import FaultyModel, ManualClock, Recorder
+from prodml.resilience.chaos import Chaos
+from prodml.testing import ManualClock, Recorder
 from prodml.types import MISS
 
 
@@ -91,7 +92,7 @@ def test_request_ids_are_kept_or_made_and_never_repeat():
 
 def test_the_models_own_error_passes_untouched_without_a_ladder():
     error = KeyError("x")
-    service = PredictionService(FaultyModel(error_rate=1.0, error=error))
+    service = PredictionService(Chaos(error_rate=1.0, error=error)(Echo().predict))
     with pytest.raises(KeyError) as caught:
         service.predict({})
     assert caught.value is error

@@ -22,10 +22,11 @@ is abandoned the shell closes the flow, so ``try/finally`` there gives permits b
 """
 
 from prodml._call.calm import CalmGuard, Recovery, fused
-from prodml._call.flow import Flow
+from prodml._call.flow import Flow, opening
 from prodml._call.guard import Guard, WaitingGuard, _pop, _push, protect
 from prodml._call.kinds import Kind, abandoned, kind_of
 from prodml._call.steps import Invoke, Outcome, Pause, Race, Step, Steps, Wait
+from prodml._call.timed import TimedFlow
 from prodml._call.walk import arun, run
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Recovery",
     "Step",
     "Steps",
+    "TimedFlow",
     "Wait",
     "WaitingGuard",
     "_pop",
@@ -48,6 +50,7 @@ __all__ = [
     "arun",
     "fused",
     "kind_of",
+    "opening",
     "protect",
     "run",
 ]

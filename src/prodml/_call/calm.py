@@ -35,7 +35,7 @@ class Era(Protocol):
     admits: bool
     quiet: bool
     start: Callable[[], float] | None
-    note: Callable[[float], None] | None
+    note: Callable[[float], object] | None
 
 
 class CalmGuard(Guard[TokenT], Generic[TokenT]):
@@ -64,16 +64,19 @@ def _calm_plain(guard: Guard[Any], fn: _Fn) -> _Fn:
     @functools.wraps(fn)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         era = calm.era
-        if not era.admits:
-            return _told(calm, fn, args, kwargs)
-        start = era.start
-        began = 0.0 if start is None else start()
+        if era.admits:
+            token, start = None, era.start
+            began = 0.0 if start is None else start()
+        else:
+            began, token = 0.0, calm.enter()
         try:
             result = fn(*args, **kwargs)
         except BaseException as error:
-            calm.fail(calm.token_of(era, began), error)
+            calm.fail(token or calm.token_of(era, began), error)
             raise
-        if not era.quiet:
+        if token is not None:
+            calm.leave(token, result)
+        elif not era.quiet:
             note = era.note
             if note is None:
                 calm.leave(calm.token_of(era, began), result)
@@ -84,17 +87,6 @@ def _calm_plain(guard: Guard[Any], fn: _Fn) -> _Fn:
     return guarded
 
 
-def _told(guard: Guard[Any], fn: _Fn, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    token = guard.enter()
-    try:
-        result = fn(*args, **kwargs)
-    except BaseException as error:
-        guard.fail(token, error)
-        raise
-    guard.leave(token, result)
-    return result
-
-
 def _calm_coroutine(guard: Guard[Any], fn: _Fn) -> _Fn:
     calm = cast("CalmGuard[Any]", guard)
 
@@ -102,9 +94,8 @@ def _calm_coroutine(guard: Guard[Any], fn: _Fn) -> _Fn:
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         era = calm.era
         if era.admits:
-            start = era.start
+            token, start = None, era.start
             began = 0.0 if start is None else start()
-            token = None
         else:
             began, token = 0.0, calm.enter()
         try:
@@ -149,7 +140,7 @@ class Recovery(Flow):
         raise NotImplementedError
 
     @property
-    def paid(self) -> Callable[[], None] | None:
+    def paid(self) -> Callable[[], object] | None:
         """Called before each call, if there is one."""
         return None
 
@@ -191,28 +182,29 @@ def fused(recoveries: Sequence[Recovery], guard: CalmGuard[Any] | None, fn: _Fn)
     """
     parts = _Parts(recoveries, guard, fn)
     if kind_of(fn) is Kind.COROUTINE:
-        return _fused_coroutine(parts, guard, fn)
+        return _fused_coroutine(parts, fn)
     return _recovering(parts, fn) if guard is None else _fused_plain(parts, guard, fn)
 
 
 class _Parts:
     """The wrappers that a fused one stands for, to be used when something goes wrong."""
 
-    __slots__: tuple[str, ...] = ("clock", "layers", "paid", "whole")
+    __slots__: tuple[str, ...] = ("clock", "guarded", "layers", "paid", "whole")
 
     def __init__(
         self, recoveries: Sequence[Recovery], guard: CalmGuard[Any] | None, fn: _Fn
     ) -> None:
         # Innermost first: each with what it stands around.
         self.layers: list[tuple[Recovery, _Fn]] = []
-        inner = fn if guard is None else guard(fn)
+        self.guarded: _Fn = fn if guard is None else guard(fn)
+        inner = self.guarded
         for recovery in reversed(recoveries):
             self.layers.append((recovery, inner))
             inner = FLOW_SHELLS[kind_of(fn)](recovery, inner)
         self.whole: _Fn = inner
         self.clock = recoveries[0].clock
         payers = [recovery.paid for recovery in recoveries if recovery.paid is not None]
-        self.paid: Callable[[], None] | None = _all(payers)
+        self.paid: Callable[[], object] | None = _all(payers)
 
     def settle(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> Steps:
         """Steps of all recoveries after the first attempt has failed with ``error``."""
@@ -223,8 +215,26 @@ class _Parts:
             outcome = yield from recovery.recover(Invoke(inner, args, kwargs), outcome[1])
         return outcome
 
+    def told(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Make the first attempt behind a guard that is not calm."""
+        try:
+            return self.guarded(*args, **kwargs)
+        except Exception as error:
+            failure = error
+        try:
+            return self.settled(args, kwargs, failure)
+        finally:
+            del failure
 
-def _all(payers: Sequence[Callable[[], None]]) -> Callable[[], None] | None:
+    def settled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> Any:
+        """Walk through :meth:`settle` in this thread."""
+        try:
+            return run(self.settle(args, kwargs, error), self.clock)
+        finally:
+            del error
+
+
+def _all(payers: Sequence[Callable[[], object]]) -> Callable[[], object] | None:
     if len(payers) < 2:
         return payers[0] if payers else None
 
@@ -255,7 +265,7 @@ def _recovering(parts: _Parts, fn: _Fn) -> _Fn:
             result.close()
             return whole(*args, **kwargs)
         try:
-            return run(parts.settle(args, kwargs, failure), parts.clock)
+            return parts.settled(args, kwargs, failure)
         finally:
             # The traceback refers to this frame: error and frame would keep each other.
             del failure
@@ -268,11 +278,13 @@ def _fused_plain(parts: _Parts, calm: CalmGuard[Any], fn: _Fn) -> _Fn:
 
     @functools.wraps(fn)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        era = calm.era
-        if not era.admits or deadline() is not None:
+        if deadline() is not None:
             return whole(*args, **kwargs)
         if paid is not None:
             paid()
+        era = calm.era
+        if not era.admits:
+            return parts.told(args, kwargs)
         start = era.start
         began = 0.0 if start is None else start()
         try:
@@ -291,16 +303,16 @@ def _fused_plain(parts: _Parts, calm: CalmGuard[Any], fn: _Fn) -> _Fn:
                     note(began)
             return result
         try:
-            return run(parts.settle(args, kwargs, failure), parts.clock)
+            return parts.settled(args, kwargs, failure)
         finally:
+            # The traceback refers to this frame: error and frame would keep each other.
             del failure
 
     return guarded
 
 
-def _fused_coroutine(parts: _Parts, calm: CalmGuard[Any] | None, fn: _Fn) -> _Fn:
-    whole, paid, deadline = parts.whole, parts.paid, CURRENT.get
-    guarded = fn if calm is None else calm(fn)
+def _fused_coroutine(parts: _Parts, fn: _Fn) -> _Fn:
+    whole, paid, deadline, guarded = parts.whole, parts.paid, CURRENT.get, parts.guarded
 
     @functools.wraps(fn)
     async def recovering(*args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,7 @@
 """Flows: which calls, in which order, with which pauses?"""
 
 import functools
+import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -10,7 +11,7 @@ from prodml._call.stream import OpenStream
 from prodml._call.walk import arun, run
 from prodml.clock import Clock
 
-__all__ = ["FLOW_SHELLS", "Flow"]
+__all__ = ["FLOW_SHELLS", "Flow", "opening"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,13 +96,49 @@ def _flow_coroutine(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:
     return flowing
 
 
+def opening(fn: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
+    """What goes to the first item of ``fn`` in a stream of ``kind``.
+
+    A function that is no generator makes a stream of its one answer.
+    """
+    own = kind_of(fn)
+    if kind is Kind.GENERATOR:
+        source = fn if own is Kind.GENERATOR else _alone(fn)
+        return functools.partial(_opened, source)
+    return functools.partial(_opened_async, fn if own is Kind.ASYNC_GENERATOR else _alone_async(fn))
+
+
+def _opened(
+    fn: Callable[..., Any], *args: Any, **kwargs: Any
+) -> tuple[Generator[Any, Any, Any], Any, bool]:
+    source = fn(*args, **kwargs)
+    try:
+        return source, next(source), False
+    except StopIteration as stop:
+        return source, stop.value, True
+
+
+async def _opened_async(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> OpenStream:
+    return await OpenStream(fn(*args, **kwargs)).open()
+
+
+def _alone(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def stream(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        yield fn(*args, **kwargs)
+
+    return stream
+
+
+def _alone_async(fn: Callable[..., Any]) -> Callable[..., Any]:
+    async def stream(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        answer = fn(*args, **kwargs)
+        yield (await answer) if inspect.isawaitable(answer) else answer
+
+    return stream
+
+
 def _flow_generator(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:
-    def opened(*args: Any, **kwargs: Any) -> tuple[Generator[Any, Any, Any], Any, bool]:
-        source = fn(*args, **kwargs)
-        try:
-            return source, next(source), False
-        except StopIteration as stop:
-            return source, stop.value, True
+    opened = opening(fn, Kind.GENERATOR)
 
     @functools.wraps(fn)
     def flowing(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
@@ -129,8 +166,7 @@ def _resume(source: Generator[Any, Any, Any], item: Any) -> Generator[Any, Any, 
 
 
 def _flow_async_generator(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:
-    async def opened(*args: Any, **kwargs: Any) -> OpenStream:
-        return await OpenStream(fn(*args, **kwargs)).open()
+    opened = opening(fn, Kind.ASYNC_GENERATOR)
 
     @functools.wraps(fn)
     async def flowing(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:

@@ -1,4 +1,8 @@
-"""A time limit on awaiting, as ``asyncio.timeout`` sets one, at half its price."""
+"""A time limit on awaiting, as ``asyncio.timeout`` sets one, at half its price.
+
+As there, a cancellation from outside stays one, also when both come together, and the
+callee's own ``TimeoutError`` is its answer.
+"""
 
 import asyncio
 from collections.abc import Awaitable
@@ -6,51 +10,55 @@ from typing import Any, TypeVar
 
 from prodml.errors import DeadlineExceeded
 
-__all__ = ["limited"]
+__all__ = ["Alarm", "limited", "name_of"]
 
 T = TypeVar("T")
 
 
-class _Alarm:
-    """Cancels ``task`` when it rings, and remembers that it was the one who did."""
+class Alarm:
+    """Cancels the present task when it rings, and remembers that it was the one who did."""
 
-    __slots__: tuple[str, ...] = ("rang", "task")
+    __slots__: tuple[str, ...] = ("_handle", "_others", "_task", "rang")
 
-    def __init__(self, task: "asyncio.Task[Any]") -> None:
-        self.task: asyncio.Task[Any] = task
+    def __init__(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a time limit needs a task: await this inside one")
+        self._task: asyncio.Task[Any] = task
+        self._others: int = task.cancelling()
         self.rang: bool = False
+        self._handle: asyncio.TimerHandle = task.get_loop().call_later(seconds, self._ring)
 
-    def ring(self) -> None:
+    def _ring(self) -> None:
         self.rang = True
-        self.task.cancel()
+        self._task.cancel()
+
+    def off(self) -> None:
+        """Stop the clock."""
+        self._handle.cancel()
+
+    def took(self, error: BaseException | None) -> bool:
+        """Take back the cancellation after it rang; whether ``error`` was due to it alone."""
+        alone = self._task.uncancel() <= self._others
+        return alone and isinstance(error, asyncio.CancelledError)
 
 
 async def limited(awaited: Awaitable[T], seconds: float, what: object) -> T:
-    """Await for at most ``seconds``, then cancel and raise ``DeadlineExceeded``.
-
-    As in ``asyncio.timeout``, a cancellation from outside stays one, also when both come
-    together, and the callee's own ``TimeoutError`` is its answer.
-    """
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("a time limit needs a task: await this inside one")
-    others = task.cancelling()
-    alarm = _Alarm(task)
-    handle = task.get_loop().call_later(seconds, alarm.ring)
+    """Await for at most ``seconds``, then cancel and raise ``DeadlineExceeded``."""
+    alarm = Alarm(seconds)
     try:
-        return await awaited
-    except asyncio.CancelledError:
-        if alarm.rang and task.uncancel() <= others:
-            alarm.rang = False
-            raise DeadlineExceeded(_name(what), seconds) from None
-        alarm.rang = False
+        result = await awaited
+    except BaseException as error:
+        alarm.off()
+        if alarm.rang and alarm.took(error):
+            raise DeadlineExceeded(name_of(what), seconds) from None
         raise
-    finally:
-        handle.cancel()
-        if alarm.rang:
-            # It rang, but the call has ended in another way: take the cancellation back.
-            task.uncancel()
+    alarm.off()
+    if alarm.rang:
+        alarm.took(None)
+    return result
 
 
-def _name(what: object) -> str:
+def name_of(what: object) -> str:
+    """What a ``DeadlineExceeded`` calls the callee."""
     return getattr(what, "__qualname__", repr(what))

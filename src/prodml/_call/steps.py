@@ -61,10 +61,11 @@ class Wait:
 class Race:
     """Step: make ``call``, and again side by side while it is slow; the first answer counts.
 
-    After ``delay`` seconds without an answer ``again()`` is asked for another call: an
-    :class:`Invoke`, or None when there shall be no more.  The losers are cancelled, or
-    left behind on their threads where code is plain.  An error counts when no other call
-    is under way; the first one is told.
+    After ``delay()`` seconds without an answer ``again()`` is asked for another call: an
+    :class:`Invoke`, or None when there shall be no more; an infinite delay means never.  The
+    outcome's result is ``(call, answer)``, so a flow knows who has won.  The losers are
+    cancelled, or left behind on their threads where code is plain.  An error counts when
+    no other call is under way; if all have failed, that of the first call is told.
     """
 
     __slots__: tuple[str, ...] = ("again", "call", "delay")

@@ -21,8 +21,40 @@ _ADDRESS: Final = frozenset(
     {"host", "port", "path", "db", "username", "password", "client_name", "protocol"}
     | {"credential_provider", "socket_keepalive", "socket_type", "redis_connect_func"}
 )
+_MOST_CONNECTIONS: Final = 32
 _PLAIN_POOLS: Final = frozenset({"ConnectionPool", "BlockingConnectionPool"})
 _CONNECTIONS: Final = frozenset({"Connection", "SSLConnection", "UnixDomainSocketConnection"})
+
+# The schedule of prodml.resilience.rate_limit, by the server's clock in microseconds.  What
+# is kept: epoch, permits since, interval, time of the last one.  A clock that was set back
+# moves the epoch with it; another interval begins with as many permits saved up, or owed.
+_TAKE: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local interval, burst, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local kept = string.gmatch(redis.call('GET', KEYS[1]) or '', '%S+')
+local epoch, count = tonumber(kept() or '') or now, tonumber(kept() or '') or 0
+local old, seen = tonumber(kept() or '') or interval, tonumber(kept() or '') or now
+epoch = epoch - math.max(0, seen - now)
+if old ~= interval then
+  epoch, count = now, math.max(0, count - (now - epoch) / old)
+end
+if epoch + count * interval <= now then
+  epoch, count = now, 0
+end
+local wait = epoch + (count + 1 - burst) * interval - now
+if wait < 0.5 then
+  wait = 0
+end
+if wait > patience then
+  return {0, math.ceil(wait)}
+end
+count = count + 1
+local ttl = math.ceil((epoch + count * interval - now) / 1000) + 1000
+local state = string.format('%.17g %.17g %.17g %.17g', epoch, count, interval, now)
+redis.call('SET', KEYS[1], state, 'PX', string.format('%.0f', ttl))
+return {1, math.ceil(wait)}
+"""
 
 
 class _Source:
@@ -53,7 +85,15 @@ class _Source:
         """Client of ``package`` (``redis`` or ``redis.asyncio``) with connections of its own."""
         if self.portable:
             kind = getattr(package, self.connection)
-            pool = package.ConnectionPool(connection_class=kind, **self.address, **limits)
+            # Callers beyond that many wait for a connection, as long as for an answer: to a
+            # pool that refuses them, a burst of calls would look like an outage.
+            pool = package.BlockingConnectionPool(
+                connection_class=kind,
+                max_connections=_MOST_CONNECTIONS,
+                timeout=limits["socket_timeout"],
+                **self.address,
+                **limits,
+            )
         else:
             # A stand-in's connection needs all its settings, and brings its own colour.
             theirs = self.client.connection_pool
@@ -181,6 +221,10 @@ class RedisStore(_Base):
         """Value of ``key``, which is set to ``value`` if absent; one round trip."""
         return cast("bytes", self._run(lambda client: _settling(client, key, value).execute())[1])
 
+    def take(self, key: str, interval: float, burst: int, patience: float) -> tuple[bool, float]:
+        """Take the next permit of ``key``, see :class:`~prodml.resilience.RateStore`."""
+        return _taken(self._run(lambda client: _taking(client, key, interval, burst, patience)))
+
     def close(self) -> None:
         """Let go of the connections; the next use opens new ones."""
         with self._lock:
@@ -252,6 +296,14 @@ class AsyncRedisStore(_Base):
         both = await self._run(lambda client: _settling(client, key, value).execute())
         return cast("bytes", both[1])
 
+    async def take(
+        self, key: str, interval: float, burst: int, patience: float
+    ) -> tuple[bool, float]:
+        """Take the next permit of ``key``, see :class:`~prodml.resilience.RateStore`."""
+        return _taken(
+            await self._run(lambda client: _taking(client, key, interval, burst, patience))
+        )
+
     async def close(self) -> None:
         """Let go of the connections of this event loop."""
         import asyncio
@@ -297,6 +349,16 @@ def _setting(client: Any, items: Mapping[str, bytes], ttl: float | None) -> Any:
 
 def _settling(client: Any, key: str, value: bytes) -> Any:
     return client.pipeline(transaction=False).set(key, value, nx=True).get(key)
+
+
+def _taking(client: Any, key: str, interval: float, burst: int, patience: float) -> Any:
+    # EVALSHA: one round trip, and two more to a server that does not know the script yet.
+    script = client.register_script(_TAKE)
+    return script(keys=[key], args=[interval * 1e6, burst, patience * 1e6])
+
+
+def _taken(answer: Sequence[int]) -> tuple[bool, float]:
+    return bool(answer[0]), answer[1] / 1e6
 
 
 def open_store(target: Any) -> RedisStore:

@@ -1,14 +1,15 @@
-"""How long to wait before the next attempt."""
+"""How long to wait before the next attempt, or before the next trial call."""
 
+import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeAlias, cast, final
 
 from prodml.errors import BadConfiguration
 from prodml.resilience._bounds import seconds
 
-__all__ = ["FullJitter", "Wait"]
+__all__ = ["DecorrelatedJitter", "Exponential", "FullJitter", "Wait", "asked_wait"]
 
 Wait: TypeAlias = float | Callable[[int], float] | Any
 """Seconds, a function of the attempt that failed (from 1), or a tenacity wait strategy."""
@@ -63,22 +64,143 @@ class FullJitter:
         return self.rng.uniform(0.0, min(self.cap, bound))
 
 
-def waiting(wait: Wait) -> Callable[[int, Exception], float]:
-    """Turn any way of saying how long to wait into a function of attempt and error.
+@final
+@dataclass(kw_only=True, slots=True, eq=False)
+class DecorrelatedJitter:
+    """A random wait between ``base`` and three times the wait before it.
+
+    Waits grow like those of :class:`FullJitter`, but none is near zero.
+
+    Parameters
+    ----------
+    base
+        Seconds of the shortest wait, > 0.
+    cap
+        Seconds that no wait exceeds, >= ``base``.
+    rng
+        Source of chance; seed it for the same waits in every run.
+
+    Raises
+    ------
+    BadConfiguration
+        A time is not a positive number, or ``cap`` is below ``base``.
+
+    Examples
+    --------
+    >>> wait = DecorrelatedJitter(base=0.1, cap=10.0, rng=random.Random(7))
+    >>> 0.1 <= wait(1) <= 0.3, 0.1 <= wait(2, 1.0) <= 3.0
+    (True, True)
+
+    References
+    ----------
+    .. [1] Brooker (2015), "Exponential Backoff And Jitter", AWS Architecture Blog:
+       ``sleep = min(cap, random_between(base, sleep * 3))``.
+    """
+
+    base: float = 0.1
+    cap: float = 10.0
+    rng: random.Random = field(default_factory=random.Random)
+
+    def __post_init__(self) -> None:
+        seconds(self, "base", "cap")
+        _ordered(self.base, self.cap)
+
+    def __call__(self, attempt: int, before: float = 0.0) -> float:  # noqa: ARG002
+        """Seconds to wait when the wait ``before`` was so many (0 before the first)."""
+        return min(self.cap, self.rng.uniform(self.base, 3.0 * max(before, self.base)))
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Exponential:
+    """Seconds that grow by ``factor`` each time, up to ``cap``, give or take some jitter.
+
+    For a breaker's ``reset_timeout``: a dependency that stays down is asked less and less
+    often, and breakers of many workers do not ask at the same moment.
+
+    Parameters
+    ----------
+    base
+        Seconds the first time, > 0.
+    factor
+        Growth from one time to the next, >= 1.
+    cap
+        Seconds that are never exceeded, jitter included, >= ``base``.
+    jitter
+        Share, in [0, 1), by which the seconds are longer or shorter at random.
+    rng
+        Source of chance; seed it for the same times in every run.
+
+    Raises
+    ------
+    BadConfiguration
+        A setting is out of range.
+
+    Examples
+    --------
+    >>> growing = Exponential(5.0, cap=60.0, jitter=0.0)
+    >>> [growing(attempt) for attempt in (1, 2, 3, 4, 5)]
+    [5.0, 10.0, 20.0, 40.0, 60.0]
+    """
+
+    base: float
+    _: KW_ONLY
+    factor: float = 2.0
+    cap: float = 300.0
+    jitter: float = 0.1
+    rng: random.Random = field(default_factory=random.Random)
+
+    def __post_init__(self) -> None:
+        seconds(self, "base", "cap")
+        _ordered(self.base, self.cap)
+        if not 1.0 <= self.factor < float("inf"):
+            raise BadConfiguration(f"factor must be a number >= 1, not {self.factor!r}")
+        if not 0.0 <= self.jitter < 1.0:
+            raise BadConfiguration(f"jitter must be a share in [0, 1), not {self.jitter!r}")
+
+    def __call__(self, attempt: int) -> float:
+        """Seconds of the ``attempt``-th time, from 1."""
+        # The logarithm decides, because the power itself may be too large for a float.
+        doublings = (attempt - 1) * math.log(self.factor)
+        grown = self.cap if doublings > math.log(self.cap / self.base) else None
+        plain = self.base * self.factor ** (attempt - 1) if grown is None else grown
+        return min(self.cap, plain * self.rng.uniform(1.0 - self.jitter, 1.0 + self.jitter))
+
+
+def _ordered(base: float, cap: float) -> None:
+    if cap < base:
+        raise BadConfiguration(f"cap must be at least base={base!r}, not {cap!r}")
+
+
+def asked_wait(error: BaseException) -> float:
+    """Seconds that the callee asks to be left alone, by its error's ``retry_after``; or 0.0."""
+    asked = getattr(error, "retry_after", None)
+    # Whatever else a foreign error may keep under that name is not a number of seconds.
+    if isinstance(asked, int | float) and not math.isnan(asked):
+        return max(0.0, asked)
+    return 0.0
+
+
+def waiting(wait: Wait) -> Callable[[int, Exception, float], float]:
+    """Turn any way of saying how long to wait into one function.
+
+    It takes the attempt that failed, its error and the wait before it.
 
     Raises
     ------
     BadConfiguration
         ``wait`` is neither seconds >= 0 nor callable.
     """
+    if isinstance(wait, DecorrelatedJitter):
+        return lambda attempt, _error, before: wait(attempt, before)
     if callable(wait):
         strategy = cast("Callable[[Any], float]", wait)
         if _is_tenacity(type(strategy)):
-            return lambda attempt, error: float(strategy(_tenacity_state(attempt, error)))
-        return lambda attempt, _error: float(strategy(attempt))
+            return lambda attempt, error, _: float(strategy(_tenacity_state(attempt, error)))
+        return lambda attempt, _error, _before: float(strategy(attempt))
     if isinstance(wait, int | float) and 0 <= wait < float("inf"):
         constant = float(wait)
-        return lambda _attempt, _error: constant
+        return lambda _attempt, _error, _before: constant
     raise BadConfiguration(
         f"wait must be seconds >= 0, a function of the attempt or a tenacity wait strategy, "
         f"not {wait!r}"

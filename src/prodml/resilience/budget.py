@@ -1,9 +1,11 @@
 """A limit on how much load retries may add."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
+from prodml._window import Ticks
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration
 from prodml.resilience._bounds import share
@@ -46,7 +48,7 @@ class RetryBudget:
     --------
     >>> budget = RetryBudget(ratio=0.5, floor=0.0)
     >>> for _ in range(3):
-    ...     budget.deposit()
+    ...     _ = budget.deposit()
     >>> budget.withdraw(), budget.withdraw(), budget.refused
     (True, False, 1)
 
@@ -59,6 +61,10 @@ class RetryBudget:
     floor: float = 1.0
     burst: float = 10.0
     clock: Clock = SYSTEM_CLOCK
+    deposit: Callable[[], object] = field(init=False, repr=False)
+    """Pay in for one call, before it is made.  Takes no lock, so it is the cheapest counter."""
+    _calls: Ticks = field(default_factory=Ticks, init=False, repr=False)
+    _settled: int = field(default=0, init=False, repr=False)
     _balance: float = field(init=False, repr=False)
     _at: float = field(init=False, repr=False)
     _refused: int = field(default=0, init=False, repr=False)
@@ -70,6 +76,7 @@ class RetryBudget:
             raise BadConfiguration(f"floor must be retries a second >= 0, not {self.floor!r}")
         if not (1 <= self.burst < float("inf")):
             raise BadConfiguration(f"burst must be at least 1 retry, not {self.burst!r}")
+        self.deposit = self._calls.up
         self._balance = min(self.floor, self.burst)
         self._at = self.clock.monotonic()
 
@@ -81,26 +88,23 @@ class RetryBudget:
     @property
     def balance(self) -> float:
         """Retries that could be made now."""
-        now = self.clock.monotonic()
         with self._lock:
-            return self._earned(now)
-
-    def deposit(self) -> None:
-        """Pay in for one call, before it is made."""
-        with self._lock:
-            self._balance = min(self.burst, self._balance + self.ratio)
+            self._settle()
+            return self._balance
 
     def withdraw(self) -> bool:
         """Take out one retry; False if the balance does not cover it."""
-        now = self.clock.monotonic()
         with self._lock:
-            balance = self._earned(now)
+            self._settle()
             # Ten times 0.1 is a little less than 1.
-            granted = balance >= 1.0 - 1e-9
-            self._balance = max(0.0, balance - granted)
+            granted = self._balance >= 1.0 - 1e-9
+            self._balance = max(0.0, self._balance - granted)
             self._refused += not granted
-            self._at = max(now, self._at)
             return granted
 
-    def _earned(self, now: float) -> float:
-        return min(self.burst, self._balance + self.floor * max(0.0, now - self._at))
+    def _settle(self) -> None:
+        """Book what calls and seconds have earned since the last time."""
+        now, calls = self.clock.monotonic(), self._calls.value()
+        earned = self.ratio * (calls - self._settled) + self.floor * max(0.0, now - self._at)
+        self._balance = min(self.burst, self._balance + earned)
+        self._settled, self._at = calls, max(now, self._at)

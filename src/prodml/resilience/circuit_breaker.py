@@ -2,21 +2,20 @@
 
 Each period of one state is an *era*.  A call carries the era that admitted it, so an
 outcome that arrives after the state has changed is recognised and changes nothing.  While
-the breaker is closed a healthy call reads two attributes: no lock, no clock.
+the breaker is closed a healthy call reads a few attributes: no lock, and no clock unless
+durations or time windows are asked for.
 """
 
-import functools
 import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast, final
+from typing import Any, final
 
-from prodml._call import Guard, Kind, kind_of
-from prodml._window import FAILED, OK, SLOW, CountWindow, Tally, TimeWindow, Window
+from prodml._call import CalmGuard
+from prodml._window import FAILED, OK, SLOW, CountWindow, Tally, Ticks, TimeWindow, Window
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.errors import BadConfiguration, CircuitOpen, DeadlineExceeded, Rejected
+from prodml.errors import BadConfiguration, CircuitOpen
 from prodml.events import (
     EVENTS,
     CircuitClosed,
@@ -26,173 +25,20 @@ from prodml.events import (
     Stream,
 )
 from prodml.resilience._bounds import at_least, error_types, seconds, share
+from prodml.resilience._era import UNWATCHED, WAVED, CircuitToken, Era, Pass, Timed, Trial
+from prodml.resilience._verdict import Failures, check_failures, counts, refused
+from prodml.resilience.backoff import asked_wait
+from prodml.resilience.circuit_state import CircuitSnapshot, CircuitState, Mode
+from prodml.resilience.shared_circuit import SharedCircuit
 
-__all__ = ["CircuitBreaker", "CircuitSnapshot", "CircuitState"]
+__all__ = ["CircuitBreaker"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-_DEFAULT_LEASE = 60.0
-
-
-class CircuitState(Enum):
-    """What a breaker does with a call.
-
-    Examples
-    --------
-    >>> CircuitState("half_open") is CircuitState.HALF_OPEN
-    True
-    """
-
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half_open"
-
-
-class _Mode(Enum):
-    ENFORCING = "enforcing"
-    FORCED = "forced open"
-    DISABLED = "disabled"
-    SHADOW = "shadow"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitSnapshot:
-    """What a breaker knows at one moment.
-
-    Parameters
-    ----------
-    mode
-        ``"enforcing"``, ``"forced open"``, ``"disabled"`` or ``"shadow"``.
-    era
-        Number of the current period; grows by one with every change of state.
-    consecutive
-        Failures in a row, while closed.
-    window
-        Tally of the rate window, empty if no rate rule is on.
-    successes, trials
-        Trial calls that succeeded and that are in flight, while half open.
-    retry_after
-        Seconds until a trial call is admitted for certain; 0.0 if calls are admitted now,
-        ``inf`` if forced open.
-    opened, rejected
-        How often the breaker opened and how many calls it rejected, since it was made.
-    would_reject, would_reject_succeeded
-        Shadow mode: calls it would have rejected, and how many of those succeeded.
-    reason
-        Why the current state was entered.
-
-    Examples
-    --------
-    >>> breaker = CircuitBreaker("db")
-    >>> breaker.force_open("maintenance")
-    >>> breaker.snapshot().mode, breaker.snapshot().reason
-    ('forced open', 'maintenance')
-    """
-
-    name: str
-    state: CircuitState
-    mode: str
-    era: int
-    consecutive: int
-    window: Tally
-    successes: int
-    trials: int
-    retry_after: float
-    opened: int
-    rejected: int
-    would_reject: int
-    would_reject_succeeded: int
-    reason: str
-
-
-class _Era:
-    """One period of one state; while closed also the token of its calls."""
-
-    __slots__: tuple[str, ...] = (
-        "admits",
-        "failures",
-        "note",
-        "number",
-        "quiet",
-        "reason",
-        "state",
-        "successes",
-        "trials",
-        "until",
-        "window",
-    )
-
-    def __init__(self, state: CircuitState, number: int, reason: str) -> None:
-        self.state: CircuitState = state
-        self.number: int = number
-        self.reason: str = reason
-        # The fast path: enter() needs nothing but this token, and leave() of a success has
-        # nothing to note, or no more than ``note(OK)``.
-        self.admits: bool = False
-        self.quiet: bool = False
-        self.note: Callable[[int], None] | None = None
-        self.failures: int = 0
-        self.window: Window | None = None
-        self.until: float = 0.0
-        self.successes: int = 0
-        self.trials: set[_Trial] = set()
-
-    def seen_at(self, now: float) -> CircuitState:
-        """State that a call at ``now`` meets: OPEN ends by itself, unnoticed."""
-        over = self.state is CircuitState.OPEN and now >= self.until
-        return CircuitState.HALF_OPEN if over else self.state
-
-    def in_flight(self, now: float) -> set["_Trial"]:
-        """Return the trials whose lease runs; forget the others."""
-        for trial in [trial for trial in self.trials if trial.ends <= now]:
-            self.trials.discard(trial)
-        return self.trials
-
-
-class _Timed:
-    """A call admitted while closed, whose duration matters."""
-
-    __slots__: tuple[str, ...] = ("at", "era")
-
-    quiet: ClassVar[bool] = False
-    note: ClassVar[None] = None
-
-    def __init__(self, era: _Era, at: float) -> None:
-        self.era: _Era = era
-        self.at: float = at
-
-
-class _Trial(_Timed):
-    """A call admitted while half open; its slot is free again at ``ends``."""
-
-    __slots__: tuple[str, ...] = ("ends",)
-
-    def __init__(self, era: _Era, at: float, ends: float) -> None:
-        super().__init__(era, at)
-        self.ends: float = ends
-
-
-class _Pass:
-    """A call that the breaker lets through without judging by it."""
-
-    __slots__: tuple[str, ...] = ("quiet",)
-
-    note: ClassVar[None] = None
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet: bool = quiet
-
-
-_Token: TypeAlias = _Era | _Timed | _Pass
-
-_UNWATCHED = _Pass(quiet=True)
-_WAVED = _Pass(quiet=False)
+_DEFAULT_SECONDS = 60.0
 
 
 @final
-@dataclass(kw_only=True, slots=True, eq=False)
-class CircuitBreaker(Guard[_Token]):
+@dataclass(kw_only=True, slots=True, eq=False, weakref_slot=True)
+class CircuitBreaker(CalmGuard[CircuitToken]):
     """Reject calls to a dependency that keeps failing, until trial calls succeed again.
 
     Closed, every call passes.  When a rule trips the breaker opens and rejects calls with
@@ -214,7 +60,13 @@ class CircuitBreaker(Guard[_Token]):
     success_threshold
         Successful trials that close it.
     reset_timeout
-        Seconds it stays open; late failures do not prolong them.
+        Seconds it stays open; late failures do not prolong them.  Or a function of how
+        often it has opened since it was last closed (from 1), such as
+        :class:`~prodml.resilience.Exponential`; one that raises means 60.
+    retry_after_cap
+        A number ``retry_after`` of the error that opens it, as many HTTP clients give it,
+        keeps it open for so many seconds if they are more, but at most for this many; 0
+        turns that off.
     failure_rate
         Share of failures in the window that opens it, in (0, 1]; None turns the rule off.
         Either rule trips.
@@ -232,11 +84,22 @@ class CircuitBreaker(Guard[_Token]):
     trial_limit
         Trial calls at once.
     trial_lease
-        Seconds a trial keeps its slot; None means ``reset_timeout`` (60 if that is 0).
-    on, ignore
-        Exception classes that are failures, and those of them that give no verdict.
+        Seconds a trial keeps its slot; None means ``reset_timeout`` (60 if that is 0 or a
+        function).
+    on
+        Exception classes that are failures, or a predicate of the exception; one that
+        raises means yes.
+    ignore
+        Exception classes that give no verdict, whatever ``on`` says.
     failed
         Tells from a result whether the call failed; one that raises counts as a failure.
+    store
+        Where workers share the state under the breaker's ``name``: a URL
+        (``redis://...``, ``sqlite:///...``), a client, or a
+        :class:`~prodml.stores.SharedStore`; see :class:`SharedCircuit`.  No call ever waits
+        for it.
+    sync_interval
+        Seconds between two looks into the store.
     clock, events
         Collaborators.
 
@@ -278,7 +141,8 @@ class CircuitBreaker(Guard[_Token]):
     name: str = field(default="circuit-breaker", kw_only=False)
     failure_threshold: int | None = 5
     success_threshold: int = 2
-    reset_timeout: float = 60.0
+    reset_timeout: float | Callable[[int], float] = 60.0
+    retry_after_cap: float = 300.0
     failure_rate: float | None = None
     slow_after: float | None = None
     slow_rate: float = 0.5
@@ -287,94 +151,126 @@ class CircuitBreaker(Guard[_Token]):
     min_calls: int = 20
     trial_limit: int = 1
     trial_lease: float | None = None
-    on: tuple[type[Exception], ...] = (Exception,)
-    ignore: tuple[type[Exception], ...] = ()
+    on: Failures = (Exception,)
+    ignore: type[Exception] | tuple[type[Exception], ...] = ()
     failed: Callable[[Any], object] | None = None
+    store: Any = field(default=None, metadata={"fixed": "workers share their states through it"})
+    sync_interval: float = 0.5
     clock: Clock = SYSTEM_CLOCK
     events: Stream = EVENTS
-    _era: _Era = field(init=False, repr=False)
-    _mode: _Mode = field(default=_Mode.ENFORCING, init=False, repr=False)
+    era: Era = field(init=False, repr=False)
+    _mode: Mode = field(default=Mode.ENFORCING, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _link: SharedCircuit | None = field(default=None, init=False, repr=False)
+    _attempt: int = field(default=0, init=False, repr=False)
     _opened: int = field(default=0, init=False, repr=False)
-    _rejected: int = field(default=0, init=False, repr=False)
+    _rejected: Ticks = field(default_factory=Ticks, init=False, repr=False)
+    _would_open: int = field(default=0, init=False, repr=False)
     _waved: int = field(default=0, init=False, repr=False)
     _waved_well: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least(self, 1, "failure_threshold", optional=True)
         at_least(self, 1, "success_threshold", "window", "min_calls", "trial_limit")
-        seconds(self, "reset_timeout", zero=True)
+        if not callable(self.reset_timeout):
+            seconds(self, "reset_timeout", zero=True)
+        seconds(self, "retry_after_cap", zero=True)
         seconds(self, "slow_after", zero=True, optional=True)
         seconds(self, "window_seconds", "trial_lease", optional=True)
+        seconds(self, "sync_interval")
         share(self, "failure_rate", optional=True)
         share(self, "slow_rate")
-        error_types(self, "on", "ignore")
+        error_types(self, "ignore")
+        check_failures(self, "on")
         if self.failure_threshold is None and not self._rated:
             raise BadConfiguration("set failure_threshold, failure_rate or slow_after: no rule")
         if self._rated and self.window_seconds is None and self.min_calls > self.window:
             raise BadConfiguration(
                 f"min_calls={self.min_calls} is never reached in a window of {self.window} calls"
             )
-        self._era = self._closed(0, "new")
+        if self.store is not None:
+            self._link = SharedCircuit(self, self.store)
+        self.era = self._closed(0, "new")
 
     # -- the guard ----------------------------------------------------------------------
 
-    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
-        """Protect ``fn`` of any kind; the result is a plain function of its signature."""
-        if kind_of(fn) is Kind.PLAIN:
-            return cast("Callable[P, R]", self._plain(fn))
-        return Guard.__call__(self, fn)
-
-    def _plain(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        # The shell of _call with enter() and leave() written out, because a closed breaker
-        # has next to nothing to do: two calls less are a quarter of its price.
-        @functools.wraps(fn)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            era = self._era
-            token = era if era.admits else self._admit()
-            try:
-                result = fn(*args, **kwargs)
-            except BaseException as error:
-                self.fail(token, error)
-                raise
-            if not token.quiet:
-                note = token.note
-                if note is None:
-                    self.leave(token, result)
-                else:
-                    note(OK)
-            return result
-
-        return guarded
-
-    def enter(self) -> _Token:
+    def enter(self) -> CircuitToken:
         """Admit the call, or raise :class:`~prodml.errors.CircuitOpen`."""
-        era = self._era
-        return era if era.admits else self._admit()
+        era = self.era
+        if era.admits:
+            return era if era.start is None else Timed(era, era.start())
+        if era.rejects:
+            after = era.until - self.clock.monotonic()
+            if after > 0.0:
+                self._rejected.up()
+                raise CircuitOpen(self.name, after, era.reason)
+        return self._admit()
 
-    def leave(self, token: _Token, result: Any) -> None:
+    def token_of(self, era: Era, began: float) -> CircuitToken:
+        """Token of a call that ``era`` admitted at ``began``."""
+        return era if era.start is None else Timed(era, began)
+
+    def leave(self, token: CircuitToken, result: Any) -> None:
         """Note that the call returned ``result``."""
-        if token.quiet:
-            return
-        note = token.note
-        if note is not None:
-            note(OK)
-        else:
-            self._conclude(token, OK if self.failed is None else self._verdict_on(result))
+        if isinstance(token, Era):
+            if token.quiet:
+                return
+            if token.note is not None:
+                token.note(0.0)
+                return
+        self._conclude(token, OK if self.failed is None else self._verdict_on(result), None)
 
-    def fail(self, token: _Token, error: BaseException) -> None:
+    def fail(self, token: CircuitToken, error: BaseException) -> None:
         """Note that the call raised, or was abandoned."""
-        if self._no_verdict(error):
-            self._conclude(token, None)
-        else:
-            self._conclude(token, FAILED, type(error).__name__)
+        self._conclude(token, FAILED if self._is_failure(error) else None, error)
+
+    def report(self, token: CircuitToken, ok: bool) -> bool:
+        """Note a verdict that came later: whether the answer of a call was a good one.
+
+        Late verdicts (a label that arrives, a drift monitor) are counted apart from how the
+        calls ended, by the same rules: ``failure_threshold`` bad ones in a row, or a
+        ``failure_rate`` of bad ones, open the breaker.  A bad verdict on a trial call opens
+        it again; a good one on a trial that is in flight ends the trial.
+
+        Parameters
+        ----------
+        token
+            What :meth:`enter` gave for the call, or ``breaker.era`` read when it was made.
+        ok
+            Whether the answer was good.
+
+        Returns
+        -------
+        bool
+            False if the call belongs to an earlier state: such a verdict changes nothing.
+
+        Examples
+        --------
+        >>> breaker = CircuitBreaker("model", failure_threshold=2)
+        >>> token = breaker.era
+        >>> breaker.report(token, False), breaker.report(token, False)
+        (True, True)
+        >>> breaker.state.value, breaker.report(token, False)
+        ('open', False)
+        """
+        era = token.era
+        if era is None or self.era is not era or era.state is CircuitState.OPEN:
+            return False
+        now = self.clock.monotonic()
+        if era.state is CircuitState.CLOSED:
+            self._note_report(era, OK if ok else FAILED, now)
+        elif isinstance(token, Trial) and token in era.in_flight(now):
+            self._note_trial(token, OK if ok else FAILED, now, None)
+        elif not ok:
+            self._trip(era, "a late verdict on a trial call was bad", now, None)
+        return True
 
     # -- what operators see and do --------------------------------------------------------
 
     @property
     def state(self) -> CircuitState:
         """What the next call meets; in shadow mode, what it would have met."""
-        return self._era.seen_at(self.clock.monotonic())
+        return self._seen(self.era, self.clock.monotonic())
 
     def snapshot(self) -> CircuitSnapshot:
         """Everything at one moment, for a health page or a scrape.
@@ -386,88 +282,115 @@ class CircuitBreaker(Guard[_Token]):
         """
         now = self.clock.monotonic()
         with self._lock:
-            era = self._era
+            era = self.era
             return CircuitSnapshot(
                 name=self.name,
-                state=era.seen_at(now),
+                state=self._seen(era, now),
                 mode=self._mode.value,
                 era=era.number,
                 consecutive=era.failures,
                 window=era.window.tally(now) if era.window else Tally(),
+                reports=era.reports.tally(now) if era.reports else Tally(),
                 successes=era.successes,
                 trials=len(era.in_flight(now)),
                 retry_after=self._retry_after(era, now),
+                attempt=self._attempt,
                 opened=self._opened,
-                rejected=self._rejected,
+                rejected=self._rejected.value(),
+                would_open=self._would_open,
                 would_reject=self._waved,
                 would_reject_succeeded=self._waved_well,
+                shared="local" if self._link is None else self._link.condition,
                 reason=era.reason,
             )
 
     def force_open(self, reason: str) -> None:
-        """Reject every call until :meth:`reset`."""
+        """Reject every call of this process until :meth:`reset`."""
         with self._lock:
-            old, self._mode = self._mode, _Mode.FORCED
+            old, self._mode = self._mode, Mode.FORCED
             era = self._open(reason, math.inf)
-        self._tell_mode(old, _Mode.FORCED)
+        self._tell_mode(old, Mode.FORCED)
         self._announce(era)
 
     def disable(self) -> None:
         """Let every call through, counting nothing, until :meth:`reset`."""
-        self._switch(_Mode.DISABLED, "disabled")
+        self._switch(Mode.DISABLED, "disabled")
 
     def shadow(self) -> None:
         """Go through the states but reject nothing, until :meth:`reset`.
 
-        The snapshot counts the calls that would have been rejected, and how many of them
-        succeeded all the same.  Nothing opens in truth, so no facts are stated.
+        The snapshot counts how often it would have opened, the calls it would have
+        rejected, and how many of them succeeded all the same.  Nothing opens in truth, so
+        no facts are stated.
         """
-        self._switch(_Mode.SHADOW, "shadow")
+        self._switch(Mode.SHADOW, "shadow")
 
     def reset(self) -> None:
         """Close, forget what was counted, and enforce again."""
-        self._switch(_Mode.ENFORCING, "reset")
+        self._switch(Mode.ENFORCING, "reset")
+
+    def sync(self) -> None:
+        """Look into the ``store`` now, in this thread; otherwise that happens by itself."""
+        if self._link is not None:
+            self._link.sync()
+
+    def close(self) -> None:
+        """Stop sharing the state with other workers; without a ``store`` there is nothing to do."""
+        if self._link is not None:
+            self._link.close()
 
     # -- admission ------------------------------------------------------------------------
 
-    def _admit(self) -> _Token:
-        if self._mode is _Mode.DISABLED:
-            return _UNWATCHED
-        era, now = self._era, self.clock.monotonic()
-        if era.state is CircuitState.CLOSED:
-            return _Timed(era, now)
+    def _admit(self) -> CircuitToken:
+        if self._mode is Mode.DISABLED:
+            return UNWATCHED
+        if self._link is not None:
+            self._link.start()
+        now = self.clock.monotonic()
         begun, after = None, 0.0
         with self._lock:
-            if self._era.state is not self._era.seen_at(now):
-                begun = self._era = self._next(CircuitState.HALF_OPEN, "the open time is over")
-            token = self._token(self._era, now)
+            if self.era.state is not self._seen(self.era, now):
+                begun = self.era = self._next(CircuitState.HALF_OPEN, "the open time is over")
+            era = self.era
+            token = self._token(era, now)
             if token is None:
-                after = self._retry_after(self._era, now)
+                after = self._retry_after(era, now)
         self._announce(begun)
         if token is None:
-            raise CircuitOpen(self.name, after)
+            self._rejected.up()
+            if self._link is not None:
+                self._link.want()
+            raise CircuitOpen(self.name, after, era.reason)
         return token
 
-    def _token(self, era: _Era, now: float) -> _Token | None:
+    def _token(self, era: Era, now: float) -> CircuitToken | None:
         if era.state is CircuitState.CLOSED:
-            return era if self.slow_after is None else _Timed(era, now)
+            era.admits = True
+            return self.token_of(era, now)
         if era.state is CircuitState.HALF_OPEN and len(era.in_flight(now)) < self.trial_limit:
-            trial = _Trial(era, now, now + self._lease)
+            trial = Trial(era, now, now + self.lease)
             era.trials.add(trial)
+            era.tried += 1
             return trial
-        if self._mode is _Mode.SHADOW:
+        if self._mode is Mode.SHADOW:
             self._waved += 1
-            return _WAVED
-        self._rejected += 1
+            return WAVED
         return None
 
-    @property
-    def _lease(self) -> float:
-        return (
-            self.reset_timeout or _DEFAULT_LEASE if self.trial_lease is None else self.trial_lease
-        )
+    def _seen(self, era: Era, now: float) -> CircuitState:
+        if self._link is not None and era.state is CircuitState.OPEN and not self._link.may_try:
+            return CircuitState.OPEN
+        return era.seen_at(now)
 
-    def _retry_after(self, era: _Era, now: float) -> float:
+    @property
+    def lease(self) -> float:
+        """Seconds that a trial call keeps its slot."""
+        if self.trial_lease is not None:
+            return self.trial_lease
+        usual = self.reset_timeout
+        return _DEFAULT_SECONDS if callable(usual) or not usual else usual
+
+    def _retry_after(self, era: Era, now: float) -> float:
         if era.state is CircuitState.OPEN:
             return max(0.0, era.until - now)
         if len(era.trials) < self.trial_limit:
@@ -484,130 +407,172 @@ class CircuitBreaker(Guard[_Token]):
             # An answer that the predicate cannot read is not a good one.
             return FAILED
 
-    def _no_verdict(self, error: BaseException) -> bool:
-        # What was abandoned is no Exception, so ``on`` cannot cover it.
-        if not isinstance(error, self.on) or isinstance(error, self.ignore):
-            return True
-        # A rejection says that the dependency was not called; a timeout says that it hung.
-        return isinstance(error, Rejected) and not isinstance(error, DeadlineExceeded)
+    def _is_failure(self, error: BaseException) -> bool:
+        # What was abandoned is no Exception, and never a failure.
+        if not isinstance(error, Exception) or isinstance(error, self.ignore):
+            return False
+        return counts(self.on, error) and not refused(error)
 
-    def _conclude(self, token: _Token, verdict: int | None, cause: str = "result") -> None:
-        if isinstance(token, _Pass):
-            if verdict == OK:
+    def _conclude(
+        self, token: CircuitToken, verdict: int | None, error: BaseException | None
+    ) -> None:
+        if isinstance(token, Pass):
+            if token.waved and verdict == OK:
                 with self._lock:
                     self._waved_well += 1
-        elif isinstance(token, _Era):
-            if verdict is not None:
-                # Time matters only to a time window, and to a failure: it may open.
-                timed = verdict != OK or self.window_seconds is not None
-                self._note(token, verdict, self.clock.monotonic() if timed else 0.0, cause)
-        else:
-            self._conclude_timed(token, verdict, cause)
-
-    def _conclude_timed(self, token: _Timed, verdict: int | None, cause: str) -> None:
+            return
+        if verdict is None and not isinstance(token, Trial):
+            return
         now = self.clock.monotonic()
-        if verdict is not None and self.slow_after is not None:
+        if verdict is not None and self.slow_after is not None and isinstance(token, Timed):
             verdict |= SLOW if now - token.at >= self.slow_after else OK
-        if isinstance(token, _Trial):
-            self._note_trial(token, verdict, now, cause)
+        if isinstance(token, Trial):
+            self._note_trial(token, verdict, now, error)
         elif verdict is not None:
-            self._note(token.era, verdict, now, cause)
+            self._note(token.era, verdict, now, error)
 
-    def _note(self, era: _Era, verdict: int, now: float, cause: str) -> None:
+    def _note(self, era: Era, verdict: int, now: float, error: BaseException | None) -> None:
         if era.window is not None:
             era.window.add(verdict, now)
         if verdict == OK and not era.failures:
             return
-        begun = None
         with self._lock:
-            if self._era is not era:
+            if self.era is not era:
                 return
             era.failures = era.failures + 1 if verdict & FAILED else 0
             self._calm(era)
-            reason = self._grounds(era, now, cause) if verdict else ""
-            if reason:
-                begun = self._open(reason, now + self.reset_timeout)
-        self._announce(begun)
+            last = "a bad result" if error is None else type(error).__name__
+            row = f"{era.failures} failures in a row, the last: {last}"
+            tally = Tally() if era.window is None else era.window.tally(now)
+            reason = self._grounds(era.failures, row, tally, f"calls failed, the last: {last}")
+        if verdict and reason:
+            self._trip(era, reason, now, error)
 
-    def _grounds(self, era: _Era, now: float, cause: str) -> str:
-        if self.failure_threshold is not None and era.failures >= self.failure_threshold:
-            return f"{era.failures} failures in a row, the last: {cause}"
-        tally = Tally() if era.window is None else era.window.tally(now)
+    def _note_report(self, era: Era, verdict: int, now: float) -> None:
+        with self._lock:
+            if self.era is not era:
+                return
+            era.unbroken = era.unbroken + 1 if verdict else 0
+            if era.reports is not None:
+                era.reports.add(verdict, now)
+            row = f"{era.unbroken} bad late verdicts in a row"
+            tally = Tally() if era.reports is None else era.reports.tally(now)
+            reason = self._grounds(era.unbroken, row, tally, "late verdicts were bad")
+        if verdict and reason:
+            self._trip(era, reason, now, None)
+
+    def _grounds(self, row: int, in_a_row: str, tally: Tally, in_all: str) -> str:
+        if self.failure_threshold is not None and row >= self.failure_threshold:
+            return in_a_row
         if tally.total < self.min_calls:
             return ""
         if self.failure_rate is not None and tally.failure_rate >= self.failure_rate:
-            return f"{tally.failures} of {tally.total} calls failed, the last: {cause}"
+            return f"{tally.failures} of {tally.total} {in_all}"
         if self.slow_after is not None and tally.slow_rate >= self.slow_rate:
             return f"{tally.slow} of {tally.total} calls took {self.slow_after:.3g} s or more"
         return ""
 
-    def _note_trial(self, trial: _Trial, verdict: int | None, now: float, cause: str) -> None:
+    def _note_trial(
+        self, trial: Trial, verdict: int | None, now: float, error: BaseException | None
+    ) -> None:
         begun = None
         with self._lock:
             era = trial.era
-            if self._era is not era or trial not in era.in_flight(now):
+            if self.era is not era or trial not in era.in_flight(now):
                 return
             era.trials.discard(trial)
-            if verdict:
-                why = f"failed: {cause}" if verdict & FAILED else "was slow"
-                begun = self._open(f"trial call {why}", now + self.reset_timeout)
-            elif verdict == OK:
+            if verdict == OK:
                 era.successes += 1
                 if era.successes >= self.success_threshold:
+                    self._attempt = 0
                     begun = self._close(f"{era.successes} trial calls succeeded")
+        if verdict:
+            last = "a bad result" if error is None else type(error).__name__
+            how = f"failed: {last}" if verdict & FAILED else "was slow"
+            self._trip(era, f"trial call {how}", now, error)
         self._announce(begun)
+
+    def _trip(self, era: Era, reason: str, now: float, error: BaseException | None) -> None:
+        # The user's strategy may do anything, so it is asked outside the lock.
+        open_seconds = self._open_seconds(self._attempt + 1, error)
+        with self._lock:
+            if self.era is not era:
+                return
+            self._attempt += 1
+            begun = self._open(reason, now + open_seconds)
+        self._announce(begun)
+
+    def _open_seconds(self, attempt: int, error: BaseException | None) -> float:
+        usual = self.reset_timeout
+        try:
+            planned = float(usual(attempt) if callable(usual) else usual)
+        except Exception:
+            planned = _DEFAULT_SECONDS
+        if not 0.0 <= planned < math.inf:
+            planned = _DEFAULT_SECONDS
+        asked = 0.0 if error is None else asked_wait(error)
+        return max(planned, min(asked, self.retry_after_cap))
 
     # -- eras: all of these but _announce run under the lock --------------------------------
 
-    def _open(self, reason: str, until: float) -> _Era:
-        self._opened += 1
-        self._era = era = self._next(CircuitState.OPEN, reason)
+    def _open(self, reason: str, until: float) -> Era:
+        shadow = self._mode is Mode.SHADOW
+        self._opened += not shadow
+        self._would_open += shadow
+        self.era = era = self._next(CircuitState.OPEN, reason)
         era.until = until
+        era.rejects = not shadow
         return era
 
-    def _close(self, reason: str) -> _Era:
-        self._era = era = self._closed(self._era.number + 1, reason)
+    def _close(self, reason: str) -> Era:
+        self.era = era = self._closed(self.era.number + 1, reason)
         return era
 
-    def _next(self, state: CircuitState, reason: str) -> _Era:
-        return _Era(state, self._era.number + 1, reason)
+    def _next(self, state: CircuitState, reason: str) -> Era:
+        return Era(state, self.era.number + 1, reason)
 
-    def _closed(self, number: int, reason: str) -> _Era:
-        era = _Era(CircuitState.CLOSED, number, reason)
-        era.admits = self.slow_after is None and self._mode is not _Mode.DISABLED
+    def _closed(self, number: int, reason: str) -> Era:
+        era = Era(CircuitState.CLOSED, number, reason)
+        # Before its first call a shared breaker has to begin listening to the others.
+        started = self._link is None or self._link.started
+        era.admits = started and self._mode is not Mode.DISABLED
+        era.start = None if self.slow_after is None else self.clock.monotonic
         if self._rated:
-            span = self.window_seconds
-            era.window = CountWindow(self.window) if span is None else TimeWindow(span)
+            era.window, era.reports = self._new_window(), self._new_window()
+            era.healthy = era.window.healthy(
+                self.clock.monotonic,
+                self.slow_after,
+                lambda began: self._conclude(Timed(era, began), OK, None),
+            )
         self._calm(era)
         return era
 
-    def _calm(self, era: _Era) -> None:
+    def _new_window(self) -> Window:
+        span = self.window_seconds
+        return CountWindow(self.window) if span is None else TimeWindow(span)
+
+    def _calm(self, era: Era) -> None:
         """Say what a success means in ``era`` as it stands: while it is calm, very little."""
-        calm = not era.failures and self.failed is None and self.slow_after is None
-        window = era.window
-        era.quiet = calm and window is None
-        if not calm or window is None:
-            era.note = None
-        elif isinstance(window, CountWindow):
-            era.note = window.add
-        else:
-            monotonic = self.clock.monotonic
-            era.note = lambda outcome: window.add(outcome, monotonic())
+        calm = not era.failures and self.failed is None
+        era.quiet = calm and era.window is None
+        era.note = era.healthy if calm else None
 
     @property
     def _rated(self) -> bool:
         return self.failure_rate is not None or self.slow_after is not None
 
     def _retuned(self) -> None:
-        if self._era.state is CircuitState.CLOSED:
+        if self.era.state is CircuitState.CLOSED:
             self._close("retuned")
 
-    def _announce(self, era: _Era | None) -> None:
-        if era is None or self._mode is _Mode.SHADOW:
+    def _announce(self, era: Era | None, *, heard: bool = False) -> None:
+        if era is None or self._mode is Mode.SHADOW:
             return
+        if self._link is not None and not heard and self._mode is not Mode.FORCED:
+            self._link.tell(era)
         at, reason = self.clock.time(), era.reason
         if era.state is CircuitState.OPEN:
-            after = math.inf if era.until == math.inf else self.reset_timeout
+            after = max(0.0, era.until - self.clock.monotonic())
             self.events.emit(
                 CircuitOpened(at=at, source=self.name, reason=reason, retry_after=after)
             )
@@ -616,20 +581,34 @@ class CircuitBreaker(Guard[_Token]):
         else:
             self.events.emit(CircuitClosed(at=at, source=self.name, reason=reason))
 
+    # -- what other workers say -----------------------------------------------------------
+
+    def follow(self, state: CircuitState, open_seconds: float, reason: str) -> None:
+        """Go to the state that another worker has found out; used by :class:`SharedCircuit`."""
+        with self._lock:
+            if self._mode is not Mode.ENFORCING or self.era.state is state:
+                return
+            if state is CircuitState.OPEN:
+                begun = self._open(reason, self.clock.monotonic() + open_seconds)
+            else:
+                self._attempt = 0
+                begun = self._close(reason)
+        self._announce(begun, heard=True)
+
     # -- modes ----------------------------------------------------------------------------
 
-    def _switch(self, mode: _Mode, reason: str) -> None:
+    def _switch(self, mode: Mode, reason: str) -> None:
         with self._lock:
             old, self._mode = self._mode, mode
-            rejecting = old is not _Mode.SHADOW and self._era.state is not CircuitState.CLOSED
+            rejecting = old is not Mode.SHADOW and self.era.state is not CircuitState.CLOSED
             era = self._close(reason)
-            self._waved = self._waved_well = 0
+            self._attempt = 0
+            self._waved = self._waved_well = self._would_open = 0
         self._tell_mode(old, mode)
         if rejecting:
-            at = self.clock.time()
-            self.events.emit(CircuitClosed(at=at, source=self.name, reason=era.reason))
+            self._announce(era)
 
-    def _tell_mode(self, old: _Mode, new: _Mode) -> None:
+    def _tell_mode(self, old: Mode, new: Mode) -> None:
         if old is new:
             return
         changes = {"mode": (old.value, new.value)}

@@ -1,36 +1,57 @@
 """Several policies as one, in an order that works."""
 
+import functools
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeAlias, TypeVar, final
+from typing import Any, Generic, Never, ParamSpec, TypeAlias, TypeVar, cast, final, overload
 
-from prodml._call import Flow, Guard
+from prodml._call import CalmGuard, Flow, Guard, Kind, Recovery, fused, kind_of
 from prodml.errors import BadConfiguration
-from prodml.resilience.backoff import FullJitter
+from prodml.resilience._joined import Joined
+from prodml.resilience.adaptive_limit import AdaptiveLimiter, LimitShare
+from prodml.resilience.backoff import DecorrelatedJitter, Exponential, FullJitter
 from prodml.resilience.bulkhead import Bulkhead
+from prodml.resilience.chaos import Chaos
 from prodml.resilience.circuit_breaker import CircuitBreaker
 from prodml.resilience.deadline import Deadline
+from prodml.resilience.fallback import Fallback
+from prodml.resilience.fallback_chain import FallbackChain
+from prodml.resilience.hedge import Hedge
+from prodml.resilience.rate_limit import RateLimiter
 from prodml.resilience.retry import Retry
 from prodml.resilience.timeout import Timeout
 
 __all__ = ["Composition", "Layer", "compose"]
 
+F = TypeVar("F")
+F_co = TypeVar("F_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Layer: TypeAlias = Guard[Any] | Flow
 """Anything that decorates a function: a guard or a flow."""
 
+_KEPT = "keep a place taken while the retry waits: put the retry outside"
+_ANSWERED = "the fallback answers the first failure, so there is nothing left to {}: put it outside"
+
 # (outer, inner): why the outer one must not stand outside the inner one.
 _BAD_ORDERS: Mapping[tuple[type, type], str] = {
     (Retry, Retry): "the attempts multiply: keep one retry",
+    (Hedge, Retry): "the calls multiply, attempts by copies: put the retry outside",
+    (Hedge, Hedge): "the copies multiply: keep one hedge",
     (CircuitBreaker, Retry): (
         "the breaker would count all attempts as one call and could not stop them: "
         "put the retry outside"
     ),
-    (Bulkhead, Retry): (
-        "the bulkhead would keep a place taken while the retry waits: put the retry outside"
+    (Bulkhead, Retry): f"the bulkhead would {_KEPT}",
+    (AdaptiveLimiter, Retry): f"the limiter would {_KEPT}",
+    (LimitShare, Retry): f"the limiter would {_KEPT}",
+    (RateLimiter, Retry): (
+        "all attempts would go by on one permit, so the rate would not hold: put the retry outside"
+    ),
+    (RateLimiter, Hedge): (
+        "all copies would go by on one permit, so the rate would not hold: put the hedge outside"
     ),
     (Retry, Deadline): (
         "every attempt would get a deadline of its own: put the deadline outside, and a "
@@ -40,20 +61,36 @@ _BAD_ORDERS: Mapping[tuple[type, type], str] = {
         "the breaker would hear of a hung call as cancelled, which is no failure: "
         "put the timeout inside"
     ),
+    (Timeout, Fallback): (
+        "the timeout would cut the fallback off with the call: put the fallback outside"
+    ),
+    (Retry, Fallback): _ANSWERED.format("retry"),
+    (Hedge, Fallback): _ANSWERED.format("hedge"),
+    (CircuitBreaker, Fallback): _ANSWERED.format("count"),
 }
 
+_CAPPED = (FullJitter, DecorrelatedJitter, Exponential)
+
 _RAISES: Mapping[type, str] = {
-    CircuitBreaker: "CircuitOpen",
+    AdaptiveLimiter: "BulkheadFull",
     Bulkhead: "BulkheadFull",
-    Timeout: "DeadlineExceeded",
+    Chaos: "what it was told to",
+    CircuitBreaker: "CircuitOpen",
     Deadline: "DeadlineExceeded",
+    Fallback: "AllFallbacksFailed",
+    LimitShare: "BulkheadFull",
+    RateLimiter: "RateLimited",
+    Timeout: "DeadlineExceeded",
 }
 
 
 @final
 @dataclass(slots=True, frozen=True, eq=False)
-class Composition:
+class Composition(Joined[F_co], Generic[F_co]):
     """Policies around a call, outermost first; made by :func:`compose`.
+
+    It decorates as one wrapper: ``__wrapped__`` is the function itself, and a retry or
+    fallback next to a breaker costs nothing of its own while all is well.
 
     Examples
     --------
@@ -64,21 +101,15 @@ class Composition:
 
     layers: tuple[Layer, ...]
 
-    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
-        """Put every policy around ``fn`` of any kind; the result has its signature."""
-        for layer in reversed(self.layers):
-            fn = layer(fn)
-        return fn
-
-    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R | F_co:
         """Call ``fn(*args, **kwargs)`` behind every policy."""
-        return self(fn)(*args, **kwargs)
+        return cast("R | F_co", self._around(fn)(*args, **kwargs))
 
     def acall(
         self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Awaitable[R]:
+    ) -> Awaitable[R | F_co]:
         """Await ``fn(*args, **kwargs)`` behind every policy."""
-        return self(fn)(*args, **kwargs)
+        return cast("Awaitable[R | F_co]", self._around(fn)(*args, **kwargs))
 
     @property
     def worst_case(self) -> float:
@@ -107,12 +138,48 @@ class Composition:
         limit = f"at most {worst:.3g} s" if math.isfinite(worst) else "as long as it likes"
         return "\n".join([*lines, f"A call takes {limit}."])
 
+    def _around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        streams = kind_of(fn) not in (Kind.PLAIN, Kind.COROUTINE)
+        inner, outer = fn, list(self.layers)
+        while outer:
+            layer = outer.pop()
+            recoveries = [] if streams else _recoveries(layer, outer)
+            if recoveries:
+                inner = fused(recoveries, layer if isinstance(layer, CalmGuard) else None, inner)
+            else:
+                inner = layer(inner)
+        return functools.update_wrapper(inner, fn)
 
-def compose(*layers: Layer) -> Composition:
+
+def _recoveries(layer: Layer, outer: list[Layer]) -> list[Recovery]:
+    """Take the layers that make one wrapper with ``layer`` from ``outer``; outermost first."""
+    if not (isinstance(layer, CalmGuard) or _calm(layer)):
+        return []
+    found = [cast("Recovery", layer)] if _calm(layer) else []
+    while outer and _calm(outer[-1]):
+        found.insert(0, cast("Recovery", outer.pop()))
+    return found
+
+
+def _calm(layer: Layer) -> bool:
+    return isinstance(layer, Recovery) and not layer.watchful
+
+
+# A fallback is a layer too: the overlap gives the more exact type where there is one.
+@overload
+def compose(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    outermost: Fallback[F], /, *layers: Layer
+) -> Composition[F]: ...
+@overload
+def compose(outermost: FallbackChain[F], /, *layers: Layer) -> Composition[F]: ...
+@overload
+def compose(*layers: Layer) -> Composition[Never]: ...
+def compose(*layers: Any) -> Composition[Any]:
     """Combine policies, outermost first, refusing orders that do not work.
 
-    The usual order is deadline, retry, breaker, bulkhead, timeout.  A
-    :class:`FallbackChain` stands around all of it, with the composed function as a rung.
+    The usual order is fallback, deadline, retry, breaker, bulkhead, timeout.  The fallback
+    is a :class:`Fallback`, or a :class:`FallbackChain` whose value answers instead; it comes
+    first, and its type joins that of the function.
 
     Raises
     ------
@@ -129,15 +196,27 @@ def compose(*layers: Layer) -> Composition:
     """
     if not layers:
         raise BadConfiguration("compose needs at least one policy")
-    for number, outer in enumerate(layers):
+    taken = tuple(
+        Fallback(layer) if isinstance(layer, FallbackChain) else layer for layer in layers
+    )
+    for number, outer in enumerate(taken):
         if not isinstance(outer, Guard | Flow):
             raise BadConfiguration(f"compose takes guards and flows, not {outer!r}")
-        for inner in layers[number + 1 :]:
-            reason = _BAD_ORDERS.get((type(outer), type(inner)))
-            if reason is not None:
-                names = f"{type(outer).__name__} outside {type(inner).__name__}"
-                raise BadConfiguration(f"{names}: {reason}")
-    return Composition(layers)
+        for inner in taken[number + 1 :]:
+            _refuse(outer, inner)
+    return Composition(taken)
+
+
+def _refuse(outer: Any, inner: Any) -> None:
+    reason = _BAD_ORDERS.get((type(outer), type(inner)))
+    if isinstance(outer, Chaos):
+        reason = "what stands inside would not meet the faults: put the chaos innermost"
+    if isinstance(inner, Fallback) and not isinstance(outer, Fallback):
+        # The type of the joined answer is read off the outermost layer.
+        reason = reason or "its answer would be guarded like the call's: put it outside"
+    if reason is not None:
+        names = f"{type(outer).__name__} outside {type(inner).__name__}"
+        raise BadConfiguration(f"{names}: {reason}")
 
 
 def _title(layer: Layer) -> str:
@@ -154,7 +233,7 @@ def _worst_case(layer: Layer, inner: float) -> float:
     """Seconds with ``layer`` around what takes ``inner`` seconds."""
     if isinstance(layer, Timeout):
         return min(inner, layer.seconds)
-    total, bounded = inner, math.isfinite(inner)
+    total, bounded = inner + _queueing(layer), math.isfinite(inner)
     if isinstance(layer, Retry):
         total = layer.attempts * inner + (layer.attempts - 1) * _longest_wait(layer)
     # A deadline shortens the timeouts inside and refuses waits that would end too late; an
@@ -163,8 +242,17 @@ def _worst_case(layer: Layer, inner: float) -> float:
     return min(total, limit) if limit is not None and bounded else total
 
 
+def _queueing(layer: Layer) -> float:
+    """Seconds that a call can spend before the layer lets it in."""
+    if isinstance(layer, Bulkhead):
+        if not layer.queue:
+            return 0.0
+        return math.inf if layer.max_wait is None else layer.max_wait
+    return layer.max_wait if isinstance(layer, RateLimiter) else 0.0
+
+
 def _longest_wait(retry: Retry) -> float:
     wait = retry.wait
-    seconds = wait.cap if isinstance(wait, FullJitter) else wait
+    seconds = getattr(wait, "cap", math.inf) if isinstance(wait, _CAPPED) else wait
     known = seconds if isinstance(seconds, int | float) else math.inf
     return max(known, retry.retry_after_cap)

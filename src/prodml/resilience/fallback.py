@@ -1,339 +1,187 @@
-"""A ladder of answers: the model, a simpler model, a default, and which of them it was."""
+"""Another answer when a call has failed."""
 
-import threading
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, cast, final, overload
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar, cast, final, overload
 
-from prodml._call import Guard, Invoke, Kind, Steps, arun, kind_of, protect, run
-from prodml._deadline import remaining
+from prodml._call import Flow, Invoke, Kind, Recovery, Steps, kind_of, opening
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.errors import (
-    AllFallbacksFailed,
-    BadConfiguration,
-    DeadlineExceeded,
-    RejectedAnswer,
-)
-from prodml.resilience._bounds import seconds
-from prodml.types import MISS, Miss
+from prodml.errors import AllFallbacksFailed
+from prodml.resilience._joined import Joined
+from prodml.resilience._verdict import Failures, check_failures, counts
+from prodml.resilience.fallback_chain import FallbackChain
 
-__all__ = ["FallbackChain", "Rung", "RungStats", "Served"]
+__all__ = ["Fallback"]
 
-D = TypeVar("D")
+F = TypeVar("F")
+F_co = TypeVar("F_co", covariant=True)
+P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
-
-_FIXED = {"fixed": "make another chain, and swap it in"}
-
-
-class _Predictor(Protocol[T_co]):
-    def predict(self, features: Any, /) -> T_co: ...
-
-
-@final
-@dataclass(slots=True, kw_only=True, eq=False)
-class Rung(Generic[T_co]):
-    """One way to an answer.
-
-    Parameters
-    ----------
-    name
-        Names the rung in :class:`Served`; unique in its chain.
-    target
-        A function of the features, or an object with ``predict`` (and ``apredict``, if it
-        has one, for asynchronous callers).
-    guard
-        A :class:`CircuitBreaker`, :class:`Bulkhead`, ...: asked before, told after.  It
-        hears of a refused answer as of a failure.
-    timeout
-        Seconds for the call; None means no limit of its own.
-    needs
-        Seconds that must be left for the rung to be tried; with less it is skipped.
-    accept
-        Check of the answer: a predicate, or a function that raises.  False means no; None
-        and everything else means yes.
-
-    Raises
-    ------
-    BadConfiguration
-        ``target`` cannot be called, or a time is not positive.
-
-    Examples
-    --------
-    >>> Rung("prior", lambda features: 0.5).name
-    'prior'
-    """
-
-    name: str = field(kw_only=False)
-    target: Callable[[Any], T_co] | _Predictor[T_co] = field(kw_only=False)
-    guard: Guard[Any] | None = None
-    timeout: float | None = None
-    needs: float = 0.0
-    accept: Callable[[Any], object] | None = None
-    _call: Callable[..., Any] = field(init=False, repr=False)
-    _acall: Callable[..., Any] | None = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        seconds(self, "timeout", optional=True)
-        seconds(self, "needs", zero=True)
-        predict = getattr(self.target, "predict", None)
-        call = self.target if predict is None else predict
-        if not callable(call) or isinstance(self.target, type):
-            raise BadConfiguration(
-                f"rung {self.name!r} needs a function or an object with predict, "
-                f"not {self.target!r}"
-            )
-        self._call = cast("Callable[..., Any]", call)
-        self._acall = None if predict is None else getattr(self.target, "apredict", None)
-
-    def invoke(self, features: Any) -> Invoke:
-        """Return the call of this rung, as a step of a flow."""
-        return Invoke(self._call, (features,), timeout=self.timeout, acall=self._acall)
-
-    def refusal(self, answer: Any) -> Exception | None:
-        """Why ``answer`` is not acceptable, or None."""
-        if self.accept is None:
-            return None
-        try:
-            verdict = self.accept(answer)
-        except Exception as error:
-            return error
-        if verdict is None or verdict:
-            return None
-        return RejectedAnswer(f"rung {self.name!r} refused it", answer)
-
-
-@dataclass(slots=True)
-class Served(Generic[T]):
-    """An answer and where it came from.
-
-    Parameters
-    ----------
-    value
-        The answer; may be falsy or None.
-    rung
-        Name of the rung that gave it, ``"default"`` for the default.
-    degraded
-        True when it was not the first rung.
-    errors
-        Why each rung above did not answer, by name, in order.
-    elapsed
-        Seconds from the question to the answer.
-
-    Examples
-    --------
-    >>> Served(0.0, "primary").degraded
-    False
-    """
-
-    value: T
-    rung: str
-    degraded: bool = False
-    errors: dict[str, Exception] = field(default_factory=dict[str, Exception])
-    elapsed: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class RungStats:
-    """How often a rung answered, failed (rejections and refused answers included), was skipped.
-
-    Examples
-    --------
-    >>> RungStats(answered=3).failed
-    0
-    """
-
-    answered: int = 0
-    failed: int = 0
-    skipped: int = 0
+_FIXED = "it says what the decorated functions answer"
 
 
 @final
 @dataclass(slots=True, init=False, eq=False)
-class FallbackChain(Generic[T]):
-    """Ask each rung in turn until one gives an acceptable answer.
+class Fallback(Joined[F_co], Recovery):  # type: ignore[misc]  # the joined type is the point
+    """Answer by ``to`` when the call fails.
+
+    The simplest way down: one call, one other answer, and nobody hears which it was.  A
+    :class:`FallbackChain` knows several and tells.
 
     Parameters
     ----------
-    *rungs
-        Best first; at least one, or a ``default``.
-    default
-        The last resort: a value, or a function of the features.  It is given at once, even
-        when no time is left (unless it is asynchronous).  Falsy values and None are
-        defaults too; ``MISS`` means that there is none.
+    to
+        A value, a function that takes the same arguments as the call, or a
+        :class:`FallbackChain`, of which the value counts.  A plain function is called at
+        once, even when no time is left.  Falsy values and None are answers too.
+    on
+        Exception class or classes that it answers, or a predicate of the exception.
+        Rejections by the policies inside (open breaker, full bulkhead) are among them.
     name
-        Names the chain in errors.
+        Names it in errors.
     clock
         Collaborator.
 
     Raises
     ------
     BadConfiguration
-        Neither rung nor default, two rungs of one name, or one called ``"default"``.
+        ``on`` is no ``Exception`` class: cancellation and interrupts always pass.
+    TypeError
+        At decoration: ``to`` is asynchronous and the function is not.
 
     Notes
     -----
-    A rung for which the deadline leaves less than it ``needs`` is skipped.  Cancellation
-    and interrupts are no reason to try the next rung: they pass.
+    When ``to`` fails as well, :class:`~prodml.errors.AllFallbacksFailed` holds both errors.
+    Of a generator the opening is covered, up to the first item: then the items of ``to``
+    follow if it is a generator function too, or its answer as the one item.  Type checkers
+    see both answers: a function to ``R`` becomes one to ``R | F``.
 
     Examples
     --------
-    >>> def broken(features):
-    ...     raise ConnectionError("no model server")
-    >>> chain = FallbackChain(Rung("model", broken), default=0.0)
-    >>> served = chain({"age": 41})
-    >>> served.value, served.rung, served.degraded
-    (0.0, 'default', True)
-    >>> served.errors
-    {'model': ConnectionError('no model server')}
+    >>> @Fallback(0.5)
+    ... def score(features: dict[str, float]) -> float:
+    ...     return 1.0 / features["days"]
+    >>> score({"days": 4.0}), score({})
+    (0.25, 0.5)
     """
 
-    rungs: tuple[Rung[T], ...]
-    default: Any = field(metadata=_FIXED)
-    name: str = field(metadata=_FIXED)
+    to: Any
+    on: Failures
+    name: str
     clock: Clock
-    _default_call: Callable[..., Any] | None
-    _default_waits: bool
-    _counts: dict[str, list[int]]
-    _lock: threading.Lock
 
-    # The answer is of the rungs' types, or of the default's.
     @overload
     def __init__(
-        self: "FallbackChain[R]",
-        *rungs: Rung[R],
-        default: Miss = MISS,
-        name: str = "fallback-chain",
-        clock: Clock = SYSTEM_CLOCK,
+        self: "Fallback[F]",
+        to: FallbackChain[F],
+        *,
+        on: Failures = ...,
+        name: str = ...,
+        clock: Clock = ...,
     ) -> None: ...
     @overload
     def __init__(
-        self: "FallbackChain[R | D]",
-        *rungs: Rung[R],
-        default: Callable[[Any], D],
-        name: str = "fallback-chain",
-        clock: Clock = SYSTEM_CLOCK,
+        self: "Fallback[F]",
+        to: Callable[..., Coroutine[Any, Any, F]],
+        *,
+        on: Failures = ...,
+        name: str = ...,
+        clock: Clock = ...,
     ) -> None: ...
     @overload
     def __init__(
-        self: "FallbackChain[R | D]",
-        *rungs: Rung[R],
-        default: D,
-        name: str = "fallback-chain",
-        clock: Clock = SYSTEM_CLOCK,
+        self: "Fallback[F]",
+        to: Callable[..., F],
+        *,
+        on: Failures = ...,
+        name: str = ...,
+        clock: Clock = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Fallback[F]", to: F, *, on: Failures = ..., name: str = ..., clock: Clock = ...
     ) -> None: ...
     def __init__(
         self,
-        *rungs: Rung[Any],
-        default: Any = MISS,
-        name: str = "fallback-chain",
+        to: Any,
+        *,
+        on: Failures = (Exception,),
+        name: str = "fallback",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        names = [rung.name for rung in rungs]
-        if not names and default is MISS:
-            raise BadConfiguration("a fallback chain needs at least one rung or a default")
-        if len({*names, "default"}) <= len(names):
-            raise BadConfiguration(
-                f"rung names must differ, and not be 'default': {', '.join(names)}"
-            )
-        self.rungs = rungs
-        self.default = default
+        self.to = to
+        self.on = on
         self.name = name
         self.clock = clock
-        self._default_call = default if callable(default) else None
-        self._default_waits = callable(default) and kind_of(default) is Kind.COROUTINE
-        self._counts = {name: [0, 0, 0] for name in (*names, "default")}
-        self._lock = threading.Lock()
+        check_failures(self, "on")
 
-    def __call__(self, features: Any) -> Served[T]:
-        """Answer for ``features``.
+    def call(  # type: ignore[override]  # as above
+        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R | F_co:
+        """Call ``fn(*args, **kwargs)``, or answer by ``to``."""
+        return cast("R | F_co", Flow.call(self, fn, *args, **kwargs))
 
-        Raises
-        ------
-        AllFallbacksFailed
-            No rung answered and there is no default; holds every cause in order.
-        """
-        return cast("Served[T]", run(self.steps(features), self.clock))
+    def recover(self, call: Invoke, error: Exception) -> Steps:
+        """The other answer, or both errors."""
+        if not counts(self.on, error):
+            return None, error
+        answer, second = yield from self._answer(call.args, call.kwargs)
+        if second is None:
+            return answer, None
+        return None, AllFallbacksFailed(f"{self.name}: no answer", [error, second])
 
-    def acall(self, features: Any) -> Awaitable[Served[T]]:
-        """Answer for ``features``, awaiting what is asynchronous on the way."""
-        return arun(self.steps(features), self.clock)
-
-    def steps(self, features: Any) -> Steps:
-        """Steps to ``(Served, None)`` or ``(None, AllFallbacksFailed)``, for a flow."""
-        began = self.clock.monotonic()
-        errors: dict[str, Exception] = {}
-        for rung in self.rungs:
-            left = remaining()
-            if left is not None and (left <= 0.0 or left < rung.needs):
-                errors[rung.name] = DeadlineExceeded(f"rung {rung.name!r}", max(left, 0.0))
-                self._count(rung.name, _SKIPPED)
-                continue
-            answer, error = yield from _ask(rung, features)
-            if error is None:
-                return self._served(answer, rung.name, errors, began), None
-            errors[rung.name] = error
-            self._count(rung.name, _FAILED)
-        return (yield from self._last_resort(features, errors, began))
-
-    def stats(self) -> dict[str, RungStats]:
-        """Counters of every rung and of the default, by name, since the chain was made."""
-        with self._lock:
-            return {name: RungStats(*counts) for name, counts in self._counts.items()}
-
-    def _last_resort(self, features: Any, errors: dict[str, Exception], began: float) -> Steps:
-        if self.default is MISS:
-            return None, self._all_failed(errors)
-        answer, error = yield from self._default_answer(features)
-        if error is None:
-            return self._served(answer, "default", errors, began), None
-        errors["default"] = error
-        self._count("default", _FAILED)
-        return None, self._all_failed(errors)
-
-    def _default_answer(self, features: Any) -> Steps:
-        if self._default_call is None:
-            return self.default, None
-        if self._default_waits:
-            return (yield Invoke(self._default_call, (features,)))
+    def _answer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Steps:
+        to = self.to
+        if isinstance(to, FallbackChain):
+            served, error = yield from to.steps(*args, **kwargs)
+            return (None if error is not None else served.value), error
+        if not callable(to):
+            return to, None
+        if kind_of(to) is Kind.COROUTINE:
+            return (yield Invoke(to, args, kwargs))
         try:
             # Not a step: steps are refused when no time is left, and that is when it counts.
-            return self._default_call(features), None
+            return to(*args, **kwargs), None
         except Exception as error:
             return None, error
 
-    def _served(
-        self, answer: Any, rung: str, errors: dict[str, Exception], began: float
-    ) -> Served[Any]:
-        self._count(rung, _ANSWERED)
-        return Served(
-            answer,
-            rung,
-            not self.rungs or rung != self.rungs[0].name,
-            errors,
-            self.clock.monotonic() - began,
+    def _around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        kind = kind_of(fn)
+        if kind in (Kind.PLAIN, Kind.COROUTINE):
+            if kind is Kind.PLAIN and self._awaited:
+                raise TypeError(f"{self.to!r} is asynchronous and {fn!r} is not")
+            return self._shells[kind](self, fn)
+        if kind is Kind.GENERATOR and self._awaited:
+            raise TypeError(f"{self.to!r} is asynchronous and {fn!r} is not")
+        streaming = Fallback[Any](
+            opening(self._as_function(), kind), on=self.on, name=self.name, clock=self.clock
         )
+        return self._shells[kind](streaming, fn)
 
-    def _all_failed(self, errors: dict[str, Exception]) -> AllFallbacksFailed:
-        names = ", ".join(errors)
-        return AllFallbacksFailed(f"{self.name}: no answer from {names}", list(errors.values()))
+    @property
+    def _awaited(self) -> bool:
+        to = self.to
+        if isinstance(to, FallbackChain) or not callable(to):
+            return False
+        return kind_of(to) in (Kind.COROUTINE, Kind.ASYNC_GENERATOR)
 
-    def _count(self, name: str, ending: int) -> None:
-        with self._lock:
-            self._counts[name][ending] += 1
-
-
-_ANSWERED, _FAILED, _SKIPPED = range(3)
-
-
-def _ask(rung: Rung[Any], features: Any) -> Steps:
-    """One rung behind its guard, which hears of a refused answer as of a failure."""
-    asked = _accepted(rung, features)
-    return asked if rung.guard is None else protect(rung.guard, asked)
+    def _as_function(self) -> Callable[..., Any]:
+        to = self.to
+        if isinstance(to, FallbackChain):
+            return _values(to)
+        return to if callable(to) else _always(to)
 
 
-def _accepted(rung: Rung[Any], features: Any) -> Steps:
-    answer, error = yield rung.invoke(features)
-    return answer, rung.refusal(answer) if error is None else error
+def _values(chain: FallbackChain[Any]) -> Callable[..., Any]:
+    def value(features: Any) -> Any:
+        return chain(features).value
+
+    return value
+
+
+def _always(answer: Any) -> Callable[..., Any]:
+    def always(*_args: Any, **_kwargs: Any) -> Any:
+        return answer
+
+    return always

@@ -1,34 +1,31 @@
 """Call again what may work the next time.
 
-The success path of a plain function is a ``try`` around it; everything else happens only
-after a failure.
+A first attempt that succeeds passes as it is; everything else happens only after a failure.
 """
 
-import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import CoroutineType
-from typing import Any, ParamSpec, TypeVar, cast, final
+from typing import Any, final
 
-from prodml._call import Flow, Invoke, Kind, Pause, Steps, kind_of, run
-from prodml._deadline import CURRENT, narrow, remaining, restore
+from prodml._call import Invoke, Outcome, Pause, Recovery, Steps
+from prodml._deadline import narrow, remaining, restore
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.errors import DeadlineExceeded, Rejected
+from prodml.errors import RejectedAnswer
 from prodml.events import EVENTS, CallRetried, Stream
-from prodml.resilience._bounds import at_least, error_types, seconds
-from prodml.resilience.backoff import FullJitter, Wait, waiting
+from prodml.resilience._bounds import at_least, seconds
+from prodml.resilience._verdict import Failures, check_failures, counts, refused
+from prodml.resilience.backoff import FullJitter, Wait, asked_wait, waiting
 from prodml.resilience.budget import RetryBudget
 
 __all__ = ["Retry"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+
+_FIXED = {"fixed": "it chose the way of the call"}
 
 
 @final
 @dataclass(kw_only=True, slots=True, eq=False)
-class Retry(Flow):
+class Retry(Recovery):
     """Make up to ``attempts`` attempts while the errors are of the kinds in ``on``.
 
     The last error is raised as it is, with a note about the attempts.  A rejection by
@@ -42,7 +39,10 @@ class Retry(Flow):
     attempts
         Calls in all, at least 1.
     on
-        Exception class or classes worth another attempt.
+        Exception class or classes worth another attempt, or a predicate of the exception.
+    on_result
+        Tells from a result whether it is worth another attempt.  When no attempt is left
+        the last result is returned.
     wait
         Seconds between attempts: a number, a function of the attempt that failed (from
         1), or a tenacity wait strategy.  A larger ``retry_after`` (seconds) of the error
@@ -83,19 +83,20 @@ class Retry(Flow):
     """
 
     attempts: int = 3
-    on: type[Exception] | tuple[type[Exception], ...] = (ConnectionError,)
+    on: Failures = (ConnectionError,)
+    on_result: Callable[[Any], object] | None = field(default=None, metadata=_FIXED)
     wait: Wait = field(default_factory=FullJitter)
     retry_after_cap: float = 60.0
-    deadline: float | None = field(default=None, metadata={"fixed": "it chose the way of the call"})
+    deadline: float | None = field(default=None, metadata=_FIXED)
     budget: RetryBudget | None = None
     name: str = "retry"
     clock: Clock = SYSTEM_CLOCK
     events: Stream = EVENTS
-    _waiting: Callable[[int, Exception], float] = field(init=False, repr=False)
+    _waiting: Callable[[int, Exception, float], float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least(self, 1, "attempts")
-        error_types(self, "on")
+        check_failures(self, "on")
         seconds(self, "deadline", optional=True)
         seconds(self, "retry_after_cap", zero=True)
         self._retuned()
@@ -103,11 +104,15 @@ class Retry(Flow):
     def _retuned(self) -> None:
         self._waiting = waiting(self.wait)
 
-    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
-        """Retry ``fn`` of any kind; the result is a plain function of its signature."""
-        if kind_of(fn) is Kind.PLAIN and self.deadline is None:
-            return cast("Callable[P, R]", self._plain(fn))
-        return Flow.__call__(self, fn)
+    @property
+    def paid(self) -> Callable[[], object] | None:
+        """The budget's deposit, made before each call."""
+        return None if self.budget is None else self.budget.deposit
+
+    @property
+    def watchful(self) -> bool:
+        """Whether a first attempt that returns is not the end of it."""
+        return self.deadline is not None or self.on_result is not None
 
     def steps(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -116,52 +121,26 @@ class Retry(Flow):
         if self.budget is not None:
             self.budget.deposit()
         if self.deadline is None:
-            return (yield from self._first(Invoke(fn, args, kwargs)))
+            return (yield from self._attempts(Invoke(fn, args, kwargs)))
         before = narrow(self.deadline, self.clock)
         try:
-            return (yield from self._first(Invoke(fn, args, kwargs)))
+            return (yield from self._attempts(Invoke(fn, args, kwargs)))
         finally:
             restore(before)
 
-    def _plain(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        limit, budget = CURRENT.get, self.budget
+    def recover(self, call: Invoke, error: Exception) -> Steps:
+        """Attempts after the first one, which has failed with ``error``."""
+        return self._again(call, (None, error))
 
-        @functools.wraps(fn)
-        def retried(*args: Any, **kwargs: Any) -> Any:
-            if limit() is not None:
-                return run(self.steps(fn, args, kwargs), self.clock)
-            if budget is not None:
-                budget.deposit()
-            try:
-                result = fn(*args, **kwargs)
-            except Exception as first:
-                error = first
-            else:
-                if type(result) is CoroutineType:
-                    # The long way says what is wrong with that.
-                    result.close()
-                    return run(self.steps(fn, args, kwargs), self.clock)
-                return result
-            try:
-                return run(self._again(Invoke(fn, args, kwargs), error), self.clock)
-            finally:
-                # The traceback refers to this frame: error and frame would keep each other.
-                del error
+    def _attempts(self, call: Invoke) -> Steps:
+        return (yield from self._again(call, (yield call)))
 
-        return retried
-
-    def _first(self, call: Invoke) -> Steps:
-        result, error = yield call
-        if error is None:
-            return result, None
-        return (yield from self._again(call, error))
-
-    def _again(self, call: Invoke, error: Exception) -> Steps:
-        attempt = 1
-        while self._worthwhile(error):
-            pause, obstacle = self._next_wait(attempt, error)
+    def _again(self, call: Invoke, outcome: Outcome) -> Steps:
+        attempt, pause = 1, 0.0
+        while (reason := self._reason(outcome)) is not None:
+            pause, obstacle = self._next_wait(attempt, reason, pause)
             if obstacle:
-                _note(error, f"attempt {attempt} of {self.attempts}; {obstacle}")
+                _note(reason, f"attempt {attempt} of {self.attempts}; {obstacle}")
                 break
             self.events.emit(
                 CallRetried(
@@ -169,27 +148,34 @@ class Retry(Flow):
                     source=self.name,
                     attempt=attempt,
                     wait=pause,
-                    error=error,
+                    error=reason,
                 )
             )
             yield Pause(pause)
             attempt += 1
-            result, failure = yield call
-            if failure is None:
-                return result, None
-            error = failure
-        return None, error
+            outcome = yield call
+        return outcome
 
-    def _worthwhile(self, error: Exception) -> bool:
-        if not isinstance(error, self.on):
-            return False
-        return not isinstance(error, Rejected) or isinstance(error, DeadlineExceeded)
+    def _reason(self, outcome: Outcome) -> Exception | None:
+        """Why there should be another attempt, or None."""
+        result, error = outcome
+        if error is not None:
+            return error if counts(self.on, error) and not refused(error) else None
+        if self.on_result is None:
+            return None
+        try:
+            return (
+                RejectedAnswer("on_result asks again", result) if self.on_result(result) else None
+            )
+        except Exception:
+            # A predicate that cannot read the answer does not say that it is a bad one.
+            return None
 
-    def _next_wait(self, attempt: int, error: Exception) -> tuple[float, str]:
+    def _next_wait(self, attempt: int, error: Exception, before: float) -> tuple[float, str]:
         if attempt >= self.attempts:
             return 0.0, "no attempts left"
-        pause = max(0.0, self._waiting(attempt, error))
-        asked = _retry_after(error)
+        pause = max(0.0, self._waiting(attempt, error, before))
+        asked = asked_wait(error)
         if asked > self.retry_after_cap:
             return 0.0, f"the callee asks for {asked:.3g} s, more than retry_after_cap"
         pause, left = max(pause, asked), remaining()
@@ -198,14 +184,6 @@ class Retry(Flow):
         if self.budget is not None and not self.budget.withdraw():
             return 0.0, "the retry budget is spent"
         return pause, ""
-
-
-def _retry_after(error: Exception) -> float:
-    asked = getattr(error, "retry_after", None)
-    # Whatever else a foreign error may keep under that name is not a number of seconds.
-    if isinstance(asked, int | float) and not math.isnan(asked):
-        return max(0.0, asked)
-    return 0.0
 
 
 def _note(error: Exception, note: str) -> None:

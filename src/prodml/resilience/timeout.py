@@ -1,11 +1,9 @@
 """Cut a call off after so many seconds."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import final
 
-from prodml._call import Flow, Invoke, Steps
-from prodml._deadline import narrow, restore
+from prodml._call import TimedFlow
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.resilience._bounds import seconds
 
@@ -14,7 +12,7 @@ __all__ = ["Timeout"]
 
 @final
 @dataclass(kw_only=True, slots=True, eq=False)
-class Timeout(Flow):
+class Timeout(TimedFlow):
     """Give a call ``seconds``; then raise :class:`~prodml.errors.DeadlineExceeded`.
 
     A coroutine is cancelled in its own task.  Plain code cannot be interrupted, so a plain
@@ -55,13 +53,3 @@ class Timeout(Flow):
 
     def __post_init__(self) -> None:
         seconds(self, "seconds")
-
-    def steps(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Steps:
-        """Make the one call, under the narrowed deadline."""
-        before = narrow(self.seconds, self.clock)
-        try:
-            return (yield Invoke(fn, args, kwargs, timeout=self.seconds))
-        finally:
-            restore(before)

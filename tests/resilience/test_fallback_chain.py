@@ -98,7 +98,7 @@ def test_all_failed_holds_every_cause_in_order(ask):
 @pytest.mark.parametrize("gone", [KeyboardInterrupt(), asyncio.CancelledError(), SystemExit()])
 def test_interrupts_pass_and_the_guard_lets_go(ask, gone):
     bulkhead = Bulkhead(1)
-    chain = FallbackChain(Rung("first", Model(gone), guard=bulkhead), default=0)
+    chain = FallbackChain(Rung("first", Model(gone), breaker=bulkhead), default=0)
     with pytest.raises(type(gone)):
         ask(chain, {})
     assert bulkhead.in_flight == 0
@@ -132,7 +132,7 @@ def test_a_check_that_says_nothing_accepts(ask, verdict):
 
 def test_the_guard_hears_of_a_refused_answer_as_of_a_failure(ask, make):
     breaker = make()
-    rung = Rung("first", Model(math.nan), guard=breaker, accept=math.isfinite)
+    rung = Rung("first", Model(math.nan), breaker=breaker, accept=math.isfinite)
     chain = FallbackChain(rung, default=0.5)
     for _ in range(3):
         assert ask(chain, {}).value == 0.5
@@ -146,13 +146,13 @@ def test_an_interrupt_in_the_check_lets_the_guard_go(ask):
 
     bulkhead = Bulkhead(1)
     with pytest.raises(KeyboardInterrupt):
-        ask(FallbackChain(Rung("first", Model(1), guard=bulkhead, accept=check)), {})
+        ask(FallbackChain(Rung("first", Model(1), breaker=bulkhead, accept=check)), {})
     assert bulkhead.in_flight == 0
 
 
 def test_the_guard_hears_of_success(ask, make, clock):
     breaker = make()
-    rung = Rung("first", Model(1), guard=breaker)
+    rung = Rung("first", Model(1), breaker=breaker)
     for _ in range(3):
         breaker.fail(breaker.enter(), OSError())
     clock.advance(10.0)
@@ -174,7 +174,7 @@ def test_a_hung_rung_is_left_behind(ask):
 
 def test_rungs_without_time_are_skipped_and_the_default_answers(ask, clock, make):
     called, breaker = [], make(failure_threshold=1)
-    chain = FallbackChain(Rung("first", called.append, guard=breaker), default=lambda _: 0)
+    chain = FallbackChain(Rung("first", called.append, breaker=breaker), default=lambda _: 0)
     with Deadline(1.0, clock=clock):
         clock.advance(1.0)
         served = ask(chain, {})

@@ -1,0 +1,63 @@
+"""The shell of a time limit around a coroutine function, in one coroutine."""
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from prodml._call.limit import Alarm, name_of
+from prodml._call.steps import Steps
+from prodml._call.walk import arun
+from prodml._deadline import CURRENT, Limit
+from prodml.clock import Clock
+from prodml.errors import DeadlineExceeded
+
+__all__ = ["limiting"]
+
+
+class Timed(Protocol):
+    """A flow that gives a call so many seconds."""
+
+    @property
+    def seconds(self) -> float:
+        """Time for one call."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Tells the layers below how much is left."""
+        ...
+
+    def steps(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Steps:
+        """The long way."""
+        ...
+
+
+def limiting(flow: Timed, fn: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    """Shell of ``flow`` for a coroutine function: :func:`limited`, in one coroutine."""
+    clock, deadline, name = flow.clock, CURRENT.get, name_of(fn)
+
+    @functools.wraps(fn)
+    async def cut(*args: Any, **kwargs: Any) -> Any:
+        outer, seconds = deadline(), flow.seconds
+        if outer is not None and outer.at - outer.clock.monotonic() <= seconds:
+            # The outer one ends first, and may have ended: the long way knows all that.
+            return await arun(flow.steps(fn, args, kwargs), clock)
+        alarm = Alarm(seconds)
+        before = CURRENT.set(Limit(clock.monotonic() + seconds, clock, seconds))
+        try:
+            result = await fn(*args, **kwargs)
+        except BaseException as error:
+            alarm.off()
+            if alarm.rang and alarm.took(error):
+                raise DeadlineExceeded(name, seconds) from None
+            raise
+        finally:
+            CURRENT.reset(before)
+        alarm.off()
+        if alarm.rang:
+            alarm.took(None)
+        return result
+
+    return cut
