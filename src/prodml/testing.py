@@ -15,7 +15,7 @@ from prodml._call import Flow, Guard, Invoke, Race, Wait
 from prodml._machine import Machine
 from prodml.errors import BadConfiguration, Conflict, ContractBroken, LeaseLost, UnknownVersion
 from prodml.events import Event, Stream
-from prodml.stores import DurableStore, Store
+from prodml.stores import DurableStore, SharedStore, Store
 
 __all__ = [
     "ManualClock",
@@ -24,6 +24,7 @@ __all__ = [
     "check_flow",
     "check_guard",
     "check_machine",
+    "check_shared_store",
     "check_sink",
     "check_store",
 ]
@@ -346,6 +347,60 @@ def check_store(
         _require(store.get("short") == b"y", "setting anew must clear the old time to live")
 
 
+def check_shared_store(
+    make: Callable[[], SharedStore], *, advance: Callable[[float], None]
+) -> None:
+    """Hold a store that workers share to its contract: revisions and leases.
+
+    Raises
+    ------
+    ContractBroken
+        With the first promise that does not hold.
+
+    Examples
+    --------
+    >>> from prodml.stores import MemoryStore
+    >>> clock = ManualClock()
+    >>> check_shared_store(lambda: MemoryStore(clock=clock), advance=clock.advance)
+    """
+    store = make()
+    _require(store.read("record") == (None, 0), "a record never written must be (None, 0)")
+    first = store.commit("record", b"a", 0)
+    _require(store.read("record") == (b"a", first), "a committed record must be read back")
+    try:
+        store.commit("record", b"b", 0)
+    except Conflict:
+        _require(store.read("record") == (b"a", first), "a conflict must change nothing")
+    else:
+        raise ContractBroken("a stale revision must be refused")
+    second = store.commit("record", b"\x00\xff", first)
+    _require(store.read("record") == (b"\x00\xff", second), "any bytes must be kept")
+    _check_leases(store, advance)
+
+
+def _check_leases(store: SharedStore, advance: Callable[[float], None]) -> None:
+    lease = store.acquire("probe", "one", 10.0)
+    if lease is None:
+        raise ContractBroken("a free lease must be given")
+    _require(store.acquire("probe", "two", 10.0) is None, "a held lease must be refused")
+    lease = store.renew(lease, 10.0)
+    advance(10.001)
+    second = store.acquire("probe", "two", 10.0)
+    if second is None:
+        raise ContractBroken("an expired lease must be given to the next")
+    _require(second.token > lease.token, "fencing tokens must grow")
+    try:
+        store.renew(lease, 10.0)
+    except LeaseLost:
+        store.release(lease)
+    else:
+        raise ContractBroken("an old holder must be refused")
+    _require(store.acquire("probe", "one", 10.0) is None, "an old holder must not release")
+    store.release(second)
+    third = store.acquire("probe", "one", 10.0)
+    _require(third and third.token > second.token, "a released lease must be given again")
+
+
 def check_durable_store(
     make: Callable[[], DurableStore], *, advance: Callable[[float], None]
 ) -> None:
@@ -363,14 +418,13 @@ def check_durable_store(
     >>> check_durable_store(lambda: MemoryStore(clock=clock), advance=clock.advance)
     """
     check_store(make, advance=advance)
-    _check_revisions(make())
-    _check_leases(make(), advance)
+    check_shared_store(make, advance=advance)
+    _check_rows(make())
+    _check_fencing(make(), advance)
 
 
-def _check_revisions(store: DurableStore) -> None:
-    _require(store.read("state") == (None, 0), "a state never written must be (None, 0)")
+def _check_rows(store: DurableStore) -> None:
     first = store.commit("state", b"a", 0, rows=[("facts", b"1"), ("facts", b"2")])
-    _require(store.read("state") == (b"a", first), "a committed state must be read back")
     _require(store.rows("facts") == [(1, b"1"), (2, b"2")], "rows must come in order, from 1")
     try:
         store.commit("state", b"b", 0, rows=[("facts", b"3")])
@@ -383,31 +437,19 @@ def _check_revisions(store: DurableStore) -> None:
     _require(store.rows("facts", after=1, limit=1) == [(2, b"2")], "after and limit must hold")
 
 
-def _check_leases(store: DurableStore, advance: Callable[[float], None]) -> None:
+def _check_fencing(store: DurableStore, advance: Callable[[float], None]) -> None:
     lease = store.acquire("job", "one", 10.0)
     if lease is None:
         raise ContractBroken("a free lease must be given")
-    _require(store.acquire("job", "two", 10.0) is None, "a held lease must be refused")
-    lease = store.renew(lease, 10.0)
-    store.commit("leased", b"a", 0, lease=lease)
+    revision = store.commit("leased", b"a", 0, lease=lease)
     advance(10.001)
-    second = store.acquire("job", "two", 10.0)
-    if second is None:
-        raise ContractBroken("an expired lease must be given to the next")
-    _require(second.token > lease.token, "fencing tokens must grow")
-    for late in (
-        lambda: store.renew(lease, 10.0),
-        lambda: store.commit("leased", b"b", 1, lease=lease),
-    ):
-        try:
-            late()
-        except LeaseLost:
-            continue
+    store.acquire("job", "two", 10.0)
+    try:
+        store.commit("leased", b"b", revision, lease=lease)
+    except LeaseLost:
+        _require(store.read("leased")[0] == b"a", "a fenced commit must change nothing")
+    else:
         raise ContractBroken("an old holder must be refused")
-    _require(store.read("leased")[0] == b"a", "a fenced commit must change nothing")
-    store.release(second)
-    third = store.acquire("job", "one", 10.0)
-    _require(third and third.token > second.token, "a released lease must be given again")
 
 
 def check_machine(machine: Machine[Any], initial: Any, facts: Sequence[Any]) -> None:

@@ -90,10 +90,11 @@ def race(step: Race) -> Outcome:
     try:
         return _first_answer(contest, jobs)
     finally:
+        contest.over = True
         for job in jobs:
             WORKERS.abandon(job)
         for future in contest.running:
-            future.add_done_callback(_discard)
+            future.add_done_callback(_forget_future)
 
 
 def _first_answer(contest: "_Contest[Future[Any]]", jobs: list[Job]) -> Outcome:
@@ -112,14 +113,26 @@ def _first_answer(contest: "_Contest[Future[Any]]", jobs: list[Job]) -> Outcome:
 
 
 def _submit(call: Invoke, contest: "_Contest[Future[Any]]", jobs: list[Job]) -> None:
-    job = WORKERS.submit(invoke, (call,), {})
+    job = WORKERS.submit(_attempt, (call, contest), {})
     jobs.append(job)
     contest.running[job.future] = call
 
 
-def _discard(future: "Future[Any]") -> None:
+def _attempt(call: Invoke, contest: "_Contest[Future[Any]]") -> Any:
+    answer = invoke(call)
+    if contest.over:
+        _discard(answer)
+    return answer
+
+
+def _forget_future(future: "Future[Any]") -> None:
+    # It may have passed the question whether the race is over just before it was.
+    if future.exception() is None:
+        _discard(future.result())
+
+
+def _discard(answer: Any) -> None:
     """Close the stream that a loser has opened: nobody will read on."""
-    answer = None if future.exception() else future.result()
     # What the shell of a generator calls an opening: the source and its first item.
     if type(answer) is tuple and answer and isinstance(answer[0], GeneratorType):
         answer[0].close()
@@ -152,7 +165,7 @@ async def _first_answer_awaited(contest: "_Contest[asyncio.Task[Any]]") -> Outco
     call: Invoke | None = contest.step.call
     while True:
         if call is not None:
-            task = asyncio.get_running_loop().create_task(_attempt(call, contest))
+            task = asyncio.get_running_loop().create_task(_attempt_awaited(call, contest))
             contest.running[task] = call
         ended, _ = await asyncio.wait(
             contest.running, timeout=contest.patience(), return_when=asyncio.FIRST_COMPLETED
@@ -163,7 +176,7 @@ async def _first_answer_awaited(contest: "_Contest[asyncio.Task[Any]]") -> Outco
         call = contest.another()
 
 
-async def _attempt(call: Invoke, contest: "_Contest[asyncio.Task[Any]]") -> Any:
+async def _attempt_awaited(call: Invoke, contest: "_Contest[asyncio.Task[Any]]") -> Any:
     answer = await ainvoke(call)
     if contest.over and isinstance(answer, OpenStream):
         # It would not be cancelled.
@@ -196,10 +209,10 @@ async def _closed(stream: OpenStream) -> None:
 
 def _keep(task: "asyncio.Task[Any]") -> None:
     _LOSERS.add(task)
-    task.add_done_callback(_forget)
+    task.add_done_callback(_forget_task)
 
 
-def _forget(task: "asyncio.Task[Any]") -> None:
+def _forget_task(task: "asyncio.Task[Any]") -> None:
     _LOSERS.discard(task)
     # An error that nobody has asked for would be reported as lost.
     if not task.cancelled():

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from prodml.errors import BadConfiguration, StoreUnavailable
+from prodml.integrations import redis_records
+from prodml.stores import Lease
 
 __all__ = ["AsyncRedisStore", "RedisStore", "open_async_store", "open_store"]
 
@@ -224,6 +226,28 @@ class RedisStore(_Base):
     def take(self, key: str, interval: float, burst: int, patience: float) -> tuple[bool, float]:
         """Take the next permit of ``key``, see :class:`~prodml.resilience.RateStore`."""
         return _taken(self._run(lambda client: _taking(client, key, interval, burst, patience)))
+
+    # What workers agree on: see prodml.stores.SharedStore.
+
+    def read(self, key: str) -> tuple[bytes | None, int]:
+        """Value and revision of the record ``key``; ``(None, 0)`` when it was never written."""
+        return cast("tuple[bytes | None, int]", self._run(lambda c: redis_records.read(c, key)))
+
+    def commit(self, key: str, value: bytes, revision: int) -> int:
+        """Write the record if its revision is ``revision``; return the new one."""
+        return cast("int", self._run(lambda c: redis_records.commit(c, key, value, revision)))
+
+    def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
+        """Take lease ``name`` for ``ttl`` seconds unless somebody else holds it."""
+        return cast("Lease | None", self._run(lambda c: redis_records.acquire(c, name, owner, ttl)))
+
+    def renew(self, lease: Lease, ttl: float) -> Lease:
+        """Prolong a held lease; raise ``LeaseLost`` when it is not held any more."""
+        return cast("Lease", self._run(lambda c: redis_records.renew(c, lease, ttl)))
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back; does nothing when it is not held any more."""
+        self._run(lambda c: redis_records.release(c, lease))
 
     def close(self) -> None:
         """Let go of the connections; the next use opens new ones."""

@@ -214,9 +214,9 @@ class Bulkhead(WaitingGuard[None]):
 
     def _release(self) -> None:
         with self._lock:
-            try:
-                waiter = self._line.popleft()
-            except IndexError:
+            # Nothing else of this thread can run between the look and the step.
+            waiter = self._line.popleft() if self._line else None
+            if waiter is None:
                 self._places.append(None)
                 return
         # Outside the lock, because this wakes others and calls back.

@@ -367,7 +367,8 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         if era.state is CircuitState.CLOSED:
             era.admits = True
             return self.token_of(era, now)
-        if era.state is CircuitState.HALF_OPEN and len(era.in_flight(now)) < self.trial_limit:
+        trying = era.state is CircuitState.HALF_OPEN and self._may_try
+        if trying and len(era.in_flight(now)) < self.trial_limit:
             trial = Trial(era, now, now + self.lease)
             era.trials.add(trial)
             era.tried += 1
@@ -378,9 +379,18 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         return None
 
     def _seen(self, era: Era, now: float) -> CircuitState:
-        if self._link is not None and era.state is CircuitState.OPEN and not self._link.may_try:
-            return CircuitState.OPEN
-        return era.seen_at(now)
+        seen = era.seen_at(now)
+        waits = seen is CircuitState.HALF_OPEN and era.state is not seen and not self._may_try
+        return era.state if waits else seen
+
+    @property
+    def sharing(self) -> bool:
+        """Whether this breaker tells other workers its state and hears theirs."""
+        return self._link is not None and self._mode is Mode.ENFORCING
+
+    @property
+    def _may_try(self) -> bool:
+        return self._link is None or not self.sharing or self._link.may_try
 
     @property
     def lease(self) -> float:
@@ -568,7 +578,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
     def _announce(self, era: Era | None, *, heard: bool = False) -> None:
         if era is None or self._mode is Mode.SHADOW:
             return
-        if self._link is not None and not heard and self._mode is not Mode.FORCED:
+        if self._link is not None and self.sharing and not heard:
             self._link.tell(era)
         at, reason = self.clock.time(), era.reason
         if era.state is CircuitState.OPEN:
@@ -583,15 +593,22 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
 
     # -- what other workers say -----------------------------------------------------------
 
-    def follow(self, state: CircuitState, open_seconds: float, reason: str) -> None:
+    def follow(
+        self, state: CircuitState, open_seconds: float, reason: str, attempt: int = 0
+    ) -> None:
         """Go to the state that another worker has found out; used by :class:`SharedCircuit`."""
+        now = self.clock.monotonic()
         with self._lock:
-            if self._mode is not Mode.ENFORCING or self.era.state is state:
+            # Two that opened at once do not prolong each other's open time.
+            known = self.era.state is state and (
+                state is CircuitState.CLOSED or now < self.era.until
+            )
+            if known or self._mode is not Mode.ENFORCING:
                 return
+            self._attempt = attempt
             if state is CircuitState.OPEN:
-                begun = self._open(reason, self.clock.monotonic() + open_seconds)
+                begun = self._open(reason, now + open_seconds)
             else:
-                self._attempt = 0
                 begun = self._close(reason)
         self._announce(begun, heard=True)
 

@@ -75,20 +75,26 @@ class _Schedule:
 
     def wait(self, now: float, interval: float, burst: int) -> float:
         """Seconds until the next permit is due; 0.0 if it is."""
-        if self.epoch + self.count * interval <= now:
+        ahead = self.epoch + self.count * interval - now
+        if ahead <= 0.0:
             self.epoch, self.count = now, 0
-        left = self.epoch + (self.count + 1 - burst) * interval - now
+            return 0.0
+        wait = ahead + (1 - burst) * interval
         # A caller that slept for exactly the time it was told may wake an ulp too early.
-        return left if left > 4 * math.ulp(now) else 0.0
+        return wait if wait > 0.0 and wait > 4 * math.ulp(now) else 0.0
 
-    def take(self, now: float, wait: float) -> _Slot | None:
-        """Take the next permit, due in ``wait`` seconds; a slot if it has to be waited for."""
+    def take(self) -> None:
+        """Take the next permit, which is due, and so are those that are still waited for."""
+        self.count += 1
+        if self.slots:
+            self.slots.clear()
+
+    def reserve(self, now: float, wait: float) -> _Slot:
+        """Take the next permit, due in ``wait`` seconds, for somebody who waits for it."""
         self.count += 1
         slots = self.slots
         while slots and slots[0].due <= now:
             slots.popleft()
-        if not wait:
-            return None
         slots.append(_Slot(now + wait))
         return slots[-1]
 
@@ -201,6 +207,7 @@ class RateLimiter(WaitingGuard[None]):
     events: Stream = EVENTS
     _admitted: int = field(default=0, init=False, repr=False)
     _interval: float = field(init=False, repr=False)
+    _most: int = field(init=False, repr=False)
     _outages: int = field(default=0, init=False, repr=False)
     _rejected: int = field(default=0, init=False, repr=False)
     _schedule: _Schedule = field(init=False, repr=False)
@@ -217,7 +224,7 @@ class RateLimiter(WaitingGuard[None]):
         at_least(self, 1, "burst", optional=True)
         if self.on_outage not in ("open", "closed"):
             raise BadConfiguration(f"on_outage must be 'open' or 'closed', not {self.on_outage!r}")
-        self._interval = self.per / self.rate
+        self._set_pace()
         if not 0 < self._interval <= _LONGEST_INTERVAL:
             raise BadConfiguration(f"one call in {self._interval:.3g} s is no rate: see rate, per")
         self._schedule = _Schedule(self.clock.monotonic())
@@ -276,17 +283,19 @@ class RateLimiter(WaitingGuard[None]):
     # -- in this process ------------------------------------------------------------------
 
     def _local(self) -> Steps | None:
-        patience = self._patience()
-        now = self.clock.monotonic()
+        now, schedule = self.clock.monotonic(), self._schedule
         with self._lock:
-            schedule = self._schedule
-            wait = schedule.wait(now, self._interval, self._burst)
-            if wait > patience:
+            wait = schedule.wait(now, self._interval, self._most)
+            if not wait:
+                schedule.take()
+                self._admitted += 1
+                return None
+            if not self.max_wait or wait > self._patience():
                 self._rejected += 1
                 raise RateLimited(self.name, wait)
             self._admitted += 1
-            slot = schedule.take(now, wait)
-        return None if slot is None else self._reserved(slot, wait)
+            slot = schedule.reserve(now, wait)
+        return self._reserved(slot, wait)
 
     def _reserved(self, slot: _Slot, wait: float) -> Steps:
         error: Exception | None = None
@@ -305,18 +314,19 @@ class RateLimiter(WaitingGuard[None]):
         left = remaining() if self.max_wait else None
         return self.max_wait if left is None else max(0.0, min(left, self.max_wait))
 
-    @property
-    def _burst(self) -> int:
-        return max(1, int(self.rate)) if self.burst is None else self.burst
+    def _set_pace(self) -> None:
+        self._interval = self.per / self.rate
+        self._most = max(1, int(self.rate)) if self.burst is None else self.burst
 
     def _retuned(self) -> None:
-        old, self._interval = self._interval, self.per / self.rate
+        old = self._interval
+        self._set_pace()
         self._schedule.rescale(self.clock.monotonic(), old)
 
     # -- with other processes -------------------------------------------------------------
 
     def _shared(self) -> Steps:
-        args = (f"prodml:rate:{self.name}", self._interval, self._burst, self._patience())
+        args = (f"prodml:rate:{self.name}", self._interval, self._most, self._patience())
         plain, awaited = self._stores
         step = Invoke(_take_of(plain), args, acall=getattr(awaited, "take", None))
         answer, error = yield from protect(cast("Guard[Any]", self.breaker), step)

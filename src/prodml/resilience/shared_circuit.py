@@ -45,9 +45,14 @@ class _Breaker(Protocol):
     @property
     def lease(self) -> float: ...
 
+    @property
+    def sharing(self) -> bool: ...
+
     def snapshot(self) -> CircuitSnapshot: ...
 
-    def follow(self, state: CircuitState, open_seconds: float, reason: str) -> None: ...
+    def follow(
+        self, state: CircuitState, open_seconds: float, reason: str, attempt: int = 0
+    ) -> None: ...
 
 
 class SharedCircuit:
@@ -142,6 +147,7 @@ class SharedCircuit:
             "seconds": max(0.0, era.until - now) if era.state is CircuitState.OPEN else 0.0,
             "at": breaker.clock.time(),
             "reason": era.reason,
+            "attempt": breaker.snapshot().attempt,
         }
         self._wake.set()
 
@@ -182,7 +188,7 @@ class SharedCircuit:
     def sync(self) -> None:
         """Hear what the others have found out, tell them what is new, compete for the lease."""
         breaker = self._breaker()
-        if breaker is not None and not self._closed:
+        if breaker is not None and breaker.sharing and not self._closed:
             with self._turn:
                 self._reachable = self._try(lambda: self._exchange(breaker))
 
@@ -224,7 +230,7 @@ class SharedCircuit:
         seconds = float(heard["seconds"])
         age = breaker.clock.time() - float(heard["at"]) if self._revision == 0 else 0.0
         left = min(seconds, max(0.0, seconds - age))
-        breaker.follow(CircuitState(heard["state"]), left, str(heard["reason"]))
+        breaker.follow(CircuitState(heard["state"]), left, heard["reason"], heard["attempt"])
 
     # -- the lease of the trial calls ---------------------------------------------------------
 
@@ -263,7 +269,8 @@ class SharedCircuit:
             except LeaseLost:
                 self._lease, self._lease_ends = None, -math.inf
         if now >= self._lease_ends:
-            breaker.follow(CircuitState.OPEN, 0.0, "another worker makes the trial calls")
+            why = "another worker makes the trial calls"
+            breaker.follow(CircuitState.OPEN, 0.0, why, breaker.snapshot().attempt)
 
     # -- fork -------------------------------------------------------------------------------
 
@@ -285,11 +292,12 @@ def _decoded(value: bytes | None) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(value)
-        known = CircuitState(record["state"]) in (CircuitState.OPEN, CircuitState.CLOSED)
+        known = CircuitState(record["state"]) is not CircuitState.HALF_OPEN
         finite = math.isfinite(float(record["seconds"])) and math.isfinite(float(record["at"]))
-        return record if known and finite and isinstance(record["reason"], str) else None
+        typed = isinstance(record["reason"], str) and isinstance(record["attempt"], int)
     except (ValueError, TypeError, KeyError):
         return None
+    return record if known and finite and typed else None
 
 
 _LINKS: "weakref.WeakSet[SharedCircuit]" = weakref.WeakSet()
