@@ -93,6 +93,13 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
+@nox.session(name="peers-conformance", python=PYTHONS[0])
+def peers_conformance(session: nox.Session) -> None:
+    """The breaker checks, on prodml and its peers, written to docs/reference/conformance.md."""
+    session.install(".[test]", *group("peers"))
+    session.run("python", "-m", "tests.resilience.conformance", *session.posargs)
+
+
 @nox.session(python=PYTHONS[0])
 def soak(session: nox.Session) -> None:
     """Long-running confirmations: large simulations and many seeds."""

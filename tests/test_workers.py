@@ -85,3 +85,36 @@ def test_a_forked_child_starts_with_threads_of_its_own():
     if child == 0:
         os._exit(0 if WORKERS.run(len, ("abc",), {}, 5.0) == 3 else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_failed_job_is_collected_without_the_collector():
+    import gc
+    import weakref
+
+    class Thing:
+        pass
+
+    def fail(thing):
+        raise ValueError(thing)
+
+    gc.disable()
+    try:
+        for how in ("submit", "run"):
+            thing, workers = Thing(), Workers()
+            gone = weakref.ref(thing)
+            if how == "run":
+                with pytest.raises(ValueError):
+                    workers.run(fail, (thing,), {}, 5.0)
+            else:
+                job = workers.submit(fail, (thing,), {})
+                assert isinstance(job.future.exception(5.0), ValueError)
+                del job
+            del thing
+            # The worker lets go of the call just after its caller goes on.
+            for _ in range(1000):
+                if gone() is None:
+                    break
+                threading.Event().wait(0.005)
+            assert gone() is None
+    finally:
+        gc.enable()

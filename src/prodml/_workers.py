@@ -55,6 +55,8 @@ class _Call:
             self.result = self._context.run(self.fn, *self.args, **self.kwargs)
         except BaseException as error:
             self.error = error
+            # The traceback refers to this frame: it would keep call, future and error.
+            del self
 
     def tell(self) -> None:
         """Let the caller go on."""

@@ -51,7 +51,7 @@ MAKE = {
     "LimitShare": lambda: AdaptiveLimiter(30.0).below(0.5),
     "Fallback": lambda: Fallback(0),
     "RateLimiter": lambda: RateLimiter(1e9),
-    "Bulkhead": lambda: Bulkhead(8),
+    "Bulkhead": lambda: Bulkhead(8, queue=8),
     "Timeout": lambda: Timeout(30.0),
     "Deadline": lambda: Deadline(30.0),
     "CachedCalls": partial(CachedCalls, PredictionCache(), version="v1"),

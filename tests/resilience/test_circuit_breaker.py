@@ -2,12 +2,15 @@ import math
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prodml._settings import retune, settings_of
 from prodml._window import Tally
 from prodml.errors import BadConfiguration, BulkheadFull, CircuitOpen, DeadlineExceeded
-from prodml.events import SettingsChanged
-from prodml.resilience import CircuitBreaker, CircuitState
+from prodml.events import CircuitOpened, SettingsChanged, Stream
+from prodml.resilience import CircuitBreaker, CircuitState, Exponential
+from prodml.testing import ManualClock
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 
@@ -436,3 +439,312 @@ def test_nonsense_is_refused_while_building(settings):
     with pytest.raises(BadConfiguration) as refused:
         CircuitBreaker("x", **settings)
     assert str(next(iter(settings))) in str(refused.value)
+
+
+# -- how long it stays open -------------------------------------------------------------------
+
+
+def reopen(breaker, clock):
+    """Let the open time end and the trial call fail; return the seconds it took to end."""
+    waited = breaker.snapshot().retry_after
+    clock.advance(waited)
+    call(breaker, fail)
+    return waited
+
+
+def test_the_open_time_may_grow_until_it_closes(make, clock):
+    growing = Exponential(1.0, factor=3.0, cap=20.0, jitter=0.0)
+    breaker = make(reset_timeout=growing)
+    call(breaker, fail, fail, fail)
+    assert [reopen(breaker, clock) for _ in range(5)] == pytest.approx([1, 3, 9, 20, 20])
+    assert breaker.snapshot().attempt == 6
+    clock.advance(20.0)
+    call(breaker, well)
+    assert (breaker.state, breaker.snapshot().attempt) == (CLOSED, 0)
+    call(breaker, fail, fail, fail)
+    assert breaker.snapshot().retry_after == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [lambda _: 1 / 0, lambda _: -1.0, lambda _: math.nan, lambda _: math.inf, lambda _: "x"],
+)
+def test_a_strategy_that_makes_no_sense_means_a_minute(make, strategy):
+    breaker = make(reset_timeout=strategy)
+    call(breaker, fail, fail, fail)
+    assert breaker.snapshot().retry_after == 60.0
+
+
+def test_a_strategy_may_use_the_breaker(make):
+    breaker = make(reset_timeout=lambda attempt: attempt + len(breaker.snapshot().name))
+    call(breaker, fail, fail, fail)
+    assert breaker.snapshot().retry_after == 1 + len("dependency")
+
+
+class Busy(ConnectionError):
+    def __init__(self, retry_after):
+        super().__init__()
+        self.retry_after = retry_after
+
+
+@pytest.mark.parametrize(
+    ("asked", "stays"),
+    [(5.0, 10.0), (25.0, 25.0), (1e9, 300.0), ("soon", 10.0), (math.nan, 10.0), (-3, 10.0)],
+)
+def test_the_servers_retry_after_prolongs_the_open_time(make, asked, stays):
+    breaker = make(failure_threshold=1)
+
+    def busy():
+        raise Busy(asked)
+
+    call(breaker, busy)
+    assert breaker.snapshot().retry_after == pytest.approx(stays)
+
+
+def test_a_retry_after_can_be_ignored(make):
+    breaker = make(failure_threshold=1, retry_after_cap=0.0)
+
+    def busy():
+        raise Busy(25.0)
+
+    call(breaker, busy)
+    assert breaker.snapshot().retry_after == 10.0
+
+
+def test_the_fact_says_how_long_it_stays_open(make, facts):
+    breaker = make(failure_threshold=1, reset_timeout=Exponential(7.0, jitter=0.0))
+    call(breaker, fail)
+    assert facts.of(CircuitOpened)[0].retry_after == pytest.approx(7.0)
+
+
+def test_a_rejection_says_why(breaker):
+    call(breaker, fail, fail, fail)
+    with pytest.raises(CircuitOpen, match="3 failures in a row, the last: ConnectionError") as no:
+        breaker.call(well)
+    assert no.value.reason == breaker.snapshot().reason
+
+
+def test_a_call_that_comes_while_a_failed_trial_is_judged_does_not_close_it(make, clock):
+    """The strategy takes its time: the slot must not be free before the verdict is in."""
+    intruder = []
+
+    def plan(attempt):
+        if attempt > 1:
+            thread = threading.Thread(target=lambda: intruder.append(attempt_call()))
+            thread.start()
+            thread.join(10)
+        return 10.0
+
+    def attempt_call():
+        try:
+            return breaker.call(well)
+        except CircuitOpen:
+            return "rejected"
+
+    breaker = make(failure_threshold=1, reset_timeout=plan)
+    call(breaker, fail)
+    clock.advance(10.0)
+    call(breaker, fail)
+    assert (intruder, breaker.state) == (["rejected"], OPEN)
+
+
+def test_a_guarded_generator_collected_while_the_lock_is_held_ends_as_abandoned(make, clock):
+    breaker = make()
+    half_open(breaker, clock)
+
+    @breaker
+    def items():
+        yield 1
+
+    stream = items()
+    next(stream)
+    with breaker._lock:
+        stream.close()
+    assert breaker.snapshot().trials == 0
+
+
+# -- which errors -----------------------------------------------------------------------------
+
+
+def test_a_predicate_tells_failures_from_other_errors(make):
+    breaker = make(on=lambda error: "down" in str(error))
+
+    def other():
+        raise ConnectionError("not today")
+
+    call(breaker, *[other] * 5)
+    assert breaker.snapshot().consecutive == 0
+    call(breaker, fail, fail, fail)
+    assert breaker.state is OPEN
+
+
+def test_a_predicate_that_raises_says_failure(make):
+    breaker = make(on=lambda error: error.status >= 500)
+    call(breaker, fail, fail, fail)
+    assert breaker.state is OPEN
+
+
+@pytest.mark.parametrize("on", [BaseException, (KeyboardInterrupt,), "errors", 7])
+def test_what_names_no_exceptions_is_refused(make, on):
+    with pytest.raises(BadConfiguration):
+        make(on=on)
+
+
+# -- late verdicts ------------------------------------------------------------------------------
+
+
+def test_bad_late_verdicts_in_a_row_open_it_though_every_call_succeeded(make):
+    breaker = make()
+    for _ in range(2):
+        token = breaker.enter()
+        breaker.leave(token, 0.5)
+        assert breaker.report(token, False)
+    assert breaker.state is CLOSED
+    assert breaker.report(breaker.era, False)
+    assert (breaker.state, breaker.snapshot().reason) == (OPEN, "3 bad late verdicts in a row")
+
+
+def test_a_good_late_verdict_begins_the_row_anew(breaker):
+    for ok in (False, False, True, False, False):
+        breaker.report(breaker.era, ok)
+    assert breaker.state is CLOSED
+
+
+def test_late_verdicts_have_a_rate_of_their_own(make):
+    breaker = make(failure_threshold=None, failure_rate=0.5, window=8, min_calls=4)
+    call(breaker, *[well] * 50)
+    for ok in (True, False, True):
+        breaker.report(breaker.era, ok)
+    assert breaker.snapshot().reports == Tally(3, 1, 0)
+    breaker.report(breaker.era, False)
+    assert breaker.snapshot().reason == "2 of 4 late verdicts were bad"
+
+
+def test_a_verdict_on_a_call_of_an_earlier_state_changes_nothing(breaker, clock):
+    token = breaker.enter()
+    breaker.leave(token, 0.5)
+    half_open(breaker, clock)
+    assert not breaker.report(token, False)
+    call(breaker, well)
+    assert breaker.state is CLOSED
+    assert not breaker.report(token, False)
+    assert breaker.snapshot().consecutive == 0
+
+
+def test_a_bad_verdict_on_a_trial_call_opens_it_again(make, clock):
+    breaker = make(success_threshold=2)
+    half_open(breaker, clock)
+    token = breaker.enter()
+    breaker.leave(token, 0.5)
+    assert breaker.report(token, True)
+    assert breaker.snapshot().successes == 1
+    assert breaker.report(token, False)
+    assert breaker.state is OPEN
+
+
+def test_a_verdict_on_a_trial_in_flight_ends_it(make, clock):
+    breaker = make(success_threshold=2)
+    half_open(breaker, clock)
+    for _ in range(2):
+        token = breaker.enter()
+        assert breaker.report(token, True)
+        breaker.leave(token, 0.5)
+    assert breaker.state is CLOSED
+
+
+def test_verdicts_while_open_or_disabled_change_nothing(breaker):
+    breaker.disable()
+    assert not breaker.report(breaker.enter(), False)
+    breaker.force_open("drill")
+    assert not breaker.report(breaker.era, False)
+
+
+def test_shadow_counts_how_often_it_would_have_opened(breaker, clock, facts):
+    breaker.shadow()
+    call(breaker, fail, fail, fail, well, fail)
+    clock.advance(10.0)
+    call(breaker, fail)
+    shot = breaker.snapshot()
+    assert (shot.would_open, shot.opened) == (2, 0)
+    assert (shot.would_reject, shot.would_reject_succeeded) == (2, 1)
+    assert facts.names == ["SettingsChanged"]
+
+
+def test_whoever_heard_that_it_opened_hears_that_calls_pass_again(breaker, facts):
+    for switch in (breaker.shadow, breaker.disable, breaker.reset):
+        breaker.force_open("drill")
+        switch()
+    heard = [name for name in facts.names if name != "SettingsChanged"]
+    assert heard == ["CircuitOpened", "CircuitClosed"] * 3
+
+
+# -- the shells of a calm breaker ---------------------------------------------------------------
+
+
+def drive(steps):
+    try:
+        steps.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("the coroutine was suspended")
+
+
+RULES = {
+    "in a row": {},
+    "rate of calls": {"failure_rate": 0.4, "window": 8, "min_calls": 4},
+    "rate of time": {"failure_rate": 0.4, "window_seconds": 8.0, "min_calls": 4},
+    "slow calls": {"slow_after": 1.0, "slow_rate": 0.5, "window": 8, "min_calls": 4},
+    "slow by time": {"slow_after": 1.0, "window_seconds": 8.0, "min_calls": 4},
+    "result": {"failed": lambda result: result is None},
+}
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["well", "fail", "none", "gone"]), st.sampled_from([0, 0.5, 2])),
+        max_size=40,
+    )
+)
+def test_decorated_functions_of_both_colours_do_what_enter_and_leave_do(rules, calls):
+    def play(run):
+        clock = ManualClock()
+        settings = {"failure_threshold": 3, "reset_timeout": 5.0, "success_threshold": 1}
+        breaker = CircuitBreaker("db", clock=clock, events=Stream(), **(settings | rules))
+        return [(step(run, breaker, clock, *each), breaker.snapshot()) for each in calls]
+
+    def step(run, breaker, clock, ending, took):
+        def body():
+            clock.advance(took)
+            if ending == "fail":
+                raise ConnectionError
+            if ending == "gone":
+                raise GeneratorExit
+            return None if ending == "none" else "well"
+
+        try:
+            return run(breaker, body)
+        except (ConnectionError, GeneratorExit, CircuitOpen) as error:
+            return type(error)
+
+    def by_hand(breaker, body):
+        token = breaker.enter()
+        try:
+            result = body()
+        except BaseException as error:
+            breaker.fail(token, error)
+            raise
+        breaker.leave(token, result)
+        return result
+
+    def plain(breaker, body):
+        return breaker(body)()
+
+    def coroutine(breaker, body):
+        @breaker
+        async def protected():
+            return body()
+
+        return drive(protected())
+
+    assert play(by_hand) == play(plain) == play(coroutine)

@@ -1,21 +1,33 @@
 import asyncio
 import math
+import traceback
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prodml._call import Guard
 from prodml.errors import BadConfiguration, CircuitOpen
+from prodml.events import Stream
 from prodml.resilience import (
+    AdaptiveLimiter,
     Bulkhead,
+    Chaos,
     CircuitBreaker,
     Deadline,
+    DecorrelatedJitter,
+    Exponential,
+    Fallback,
     FallbackChain,
     FullJitter,
+    Hedge,
+    RateLimiter,
     Retry,
-    Rung,
+    RetryBudget,
     Timeout,
     compose,
 )
+from prodml.testing import ManualClock
 
 
 class Own(Guard[None]):
@@ -65,6 +77,21 @@ def test_it_works_in_both_colours():
         (Retry(), Deadline(1.0)),
         (Timeout(1.0), CircuitBreaker()),
         (Timeout(1.0), Bulkhead(1), CircuitBreaker()),
+        (AdaptiveLimiter(1.0), Retry()),
+        (AdaptiveLimiter(1.0).below(0.5), Retry()),
+        (Bulkhead(1), Hedge(0.1)),
+        (AdaptiveLimiter(1.0), Hedge(0.1)),
+        (RateLimiter(1.0), Retry()),
+        (RateLimiter(1.0), Hedge(0.1)),
+        (Hedge(0.1), Retry()),
+        (Hedge(0.1), Hedge(0.1)),
+        (Retry(), Fallback(0)),
+        (CircuitBreaker(), Fallback(0)),
+        (Timeout(1.0), Fallback(0)),
+        (Hedge(0.1), Fallback(0)),
+        (Deadline(1.0), Fallback(0)),
+        (Retry(), FallbackChain(default=0)),
+        (Chaos(), CircuitBreaker()),
     ],
     ids=lambda layers: "-".join(type(layer).__name__ for layer in layers),
 )
@@ -94,6 +121,14 @@ def test_what_is_no_policy_is_refused(layers):
         ((Retry(deadline=0.5), Timeout(0.1)), 0.5),
         ((Retry(deadline=0.5, wait=lambda _: 1.0), Timeout(0.1)), 0.5),
         ((Deadline(0.5), Retry(), Timeout(0.1)), 0.5),
+        ((Retry(wait=DecorrelatedJitter(cap=2.0), retry_after_cap=0.0), Timeout(1.0)), 7.0),
+        ((Retry(wait=Exponential(1.0, cap=2.0), retry_after_cap=0.0), Timeout(1.0)), 7.0),
+        ((Bulkhead(4, queue=2, max_wait=0.3), Timeout(0.1)), 0.4),
+        ((Bulkhead(4, queue=2), Timeout(0.1)), math.inf),
+        ((RateLimiter(1.0, max_wait=2.0), Timeout(0.1)), 2.1),
+        ((Fallback(0), Timeout(0.1)), 0.1),
+        ((Hedge(0.2, attempts=3), Timeout(1.0)), 1.4),
+        ((Hedge(attempts=2), Timeout(1.0)), 2.0),
     ],
 )
 def test_it_knows_the_worst_case(layers, seconds):
@@ -114,3 +149,139 @@ def test_it_explains_itself():
 
 def test_it_says_when_nothing_limits_a_call():
     assert compose(Retry()).explain().endswith("A call takes as long as it likes.")
+
+
+# -- one wrapper ----------------------------------------------------------------------------
+
+
+def test_it_is_one_wrapper_around_the_function():
+    def answer(x: int) -> int:
+        """Documented."""
+        return x
+
+    async def aanswer(x: int) -> int:
+        return x
+
+    for fn in (answer, aanswer):
+        wrapped = compose(Fallback(0), *FULL)(fn)
+        assert wrapped.__wrapped__ is fn
+        assert (wrapped.__name__, wrapped.__doc__) == (fn.__name__, fn.__doc__)
+
+
+def test_fallback_retry_and_breaker_add_one_frame():
+    def frames():
+        return [frame.name for frame in traceback.extract_stack()]
+
+    alone = frames()
+    together = compose(Fallback(0), Retry(), CircuitBreaker("db"))(frames)()
+    assert len(together) == len(alone) + 1
+
+
+def outer(clock, budget):
+    """Layers that may stand around a breaker."""
+    quiet = {"clock": clock, "events": Stream()}
+    return {
+        "fallback": Fallback("other", clock=clock),
+        "picky fallback": Fallback("other", on=(CircuitOpen,), clock=clock),
+        "retry": Retry(attempts=3, wait=1.0, budget=budget, **quiet),
+        "retry results": Retry(attempts=2, wait=1.0, on_result=lambda r: r == "odd", **quiet),
+        "retry in time": Retry(attempts=3, wait=1.0, deadline=2.5, **quiet),
+        "deadline": Deadline(3.0, clock=clock),
+    }
+
+
+ORDERS = [
+    ("fallback",),
+    ("retry",),
+    ("fallback", "retry"),
+    ("picky fallback", "retry"),
+    ("fallback", "picky fallback", "retry"),
+    ("fallback", "deadline", "retry"),
+    ("fallback", "retry results"),
+    ("fallback", "retry in time"),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@given(
+    endings=st.lists(st.sampled_from(["well", "fail", "odd", "value", "gone"]), max_size=30),
+    guarded=st.booleans(),
+    limit=st.sampled_from([None, 1.5, 10.0]),
+)
+def test_composed_policies_do_what_stacked_ones_do(order, endings, guarded, limit):
+    """Same answers, errors, waits, payments and states; in both colours."""
+
+    def play(build, colour):
+        clock, left = ManualClock(), list(endings)
+        budget = RetryBudget(ratio=0.5, floor=0.1, clock=clock)
+        known = outer(clock, budget)
+        breaker = CircuitBreaker(
+            "db",
+            failure_threshold=2,
+            success_threshold=1,
+            reset_timeout=3.0,
+            slow_after=1.0,
+            min_calls=3,
+            window=5,
+            clock=clock,
+            events=Stream(),
+        )
+        layers = [known[name] for name in order] + [breaker] * guarded
+
+        def body():
+            ending = left.pop() if left else "well"
+            clock.advance(0.5)
+            errors = {"fail": ConnectionError, "value": ValueError, "gone": GeneratorExit}
+            if ending in errors:
+                raise errors[ending]
+            return ending
+
+        call, trace = colour(build(layers), body), []
+        for _ in endings:
+            clock.advance(0.7)
+            try:
+                if limit is None:
+                    trace.append(call())
+                else:
+                    with Deadline(limit, clock=clock):
+                        clock.advance(1.0)
+                        trace.append(call())
+            except BaseException as error:
+                trace.append(type(error))
+            trace.append((clock.monotonic(), breaker.snapshot(), budget.refused))
+        return trace
+
+    def stacked(layers):
+        def around(fn):
+            for layer in reversed(layers):
+                fn = layer(fn)
+            return fn
+
+        return around
+
+    def composed(layers):
+        return compose(*layers)
+
+    plays = [play(build, colour) for build in (stacked, composed) for colour in (plain, coroutine)]
+    assert plays[0] == plays[1] == plays[2] == plays[3]
+
+
+def plain(around, body):
+    return around(lambda: body())
+
+
+def coroutine(around, body):
+    async def protected():
+        return body()
+
+    guarded = around(protected)
+
+    def call():
+        steps = guarded()
+        while True:
+            try:
+                steps.send(None)
+            except StopIteration as stop:
+                return stop.value
+
+    return call

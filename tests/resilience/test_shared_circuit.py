@@ -353,6 +353,19 @@ def test_a_reset_closes_all_and_a_forced_opening_only_here(worker, clock):
     assert here.snapshot().reason == "INC-42"
 
 
+def test_the_end_of_a_local_drill_leaves_the_circuit_of_the_others_alone(worker, clock):
+    here, there = worker(), worker()
+    here.force_open("drill")
+    fail(there)
+    sync(there)
+    for switch in (here.disable, here.reset):
+        switch()
+        sync(here, there)
+        assert there.state is OPEN
+    assert here.state is OPEN
+    assert here.snapshot().mode == "enforcing"
+
+
 def test_one_in_shadow_neither_tells_nor_follows(worker, clock):
     here, there = worker(), worker()
     here.shadow()

@@ -73,6 +73,11 @@ class _Contest(Generic[RunT]):
         self.due = math.inf if call is None else SYSTEM_CLOCK.monotonic() + self.step.delay()
         return call
 
+    def forget(self) -> None:
+        """Let go of every error: its traceback refers to its call, and so to this contest."""
+        self.failed = None
+        self.running = {}
+
 
 # -- on threads ---------------------------------------------------------------------------
 
@@ -95,6 +100,7 @@ def race(step: Race) -> Outcome:
             WORKERS.abandon(job)
         for future in contest.running:
             future.add_done_callback(_forget_future)
+        contest.forget()
 
 
 def _first_answer(contest: "_Contest[Future[Any]]", jobs: list[Job]) -> Outcome:
@@ -159,6 +165,7 @@ async def arace(step: Race) -> Outcome:
         contest.over = True
         for task in contest.running:
             _leave_behind(task)
+        contest.forget()
 
 
 async def _first_answer_awaited(contest: "_Contest[asyncio.Task[Any]]") -> Outcome:

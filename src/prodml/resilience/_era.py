@@ -6,7 +6,7 @@ from typing import ClassVar, TypeAlias
 from prodml._window import Window
 from prodml.resilience.circuit_state import CircuitState
 
-__all__ = ["UNWATCHED", "WAVED", "CircuitToken", "Era", "Pass", "Timed", "Trial"]
+__all__ = ["UNWATCHED", "CircuitToken", "Era", "Pass", "Timed", "Trial"]
 
 
 class Era:
@@ -63,8 +63,9 @@ class Era:
 
     def in_flight(self, now: float) -> set["Trial"]:
         """Return the trials whose lease runs; forget the others."""
-        for trial in [trial for trial in self.trials if trial.ends <= now]:
-            self.trials.discard(trial)
+        for trial in list(self.trials):
+            if trial.ends <= now:
+                self.trials.discard(trial)
         return self.trials
 
     @property
@@ -96,19 +97,13 @@ class Trial(Timed):
 class Pass:
     """A call that the breaker lets through without judging by it."""
 
-    __slots__: tuple[str, ...] = ("waved",)
+    __slots__: tuple[str, ...] = ()
 
     era: ClassVar[None] = None
-
-    def __init__(self, *, waved: bool) -> None:
-        self.waved: bool = waved
 
 
 CircuitToken: TypeAlias = Era | Timed | Pass
 """What ``enter`` gives and ``leave``, ``fail`` and ``report`` take."""
 
-UNWATCHED: Pass = Pass(waved=False)
+UNWATCHED: Pass = Pass()
 """Of a call through a breaker that is disabled."""
-
-WAVED: Pass = Pass(waved=True)
-"""Of a call that a breaker in shadow mode would have rejected."""

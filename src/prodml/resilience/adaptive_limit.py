@@ -121,7 +121,7 @@ class AdaptiveLimiter(Guard[float]):
     _late: int = field(default=0, init=False, repr=False)
     _seconds: float = field(default=0.0, init=False, repr=False)
     _most: int = field(default=0, init=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         seconds(self, "target")

@@ -203,7 +203,8 @@ class Bulkhead(WaitingGuard[None]):
     def _pass_on(self) -> None:
         """Hand over what was given back without a look at the line.
 
-        Only a retuned queue, or a generator collected just then, leaves anything to do.
+        Only a queue that has just been switched on, or a generator collected in this very
+        moment, leaves anything to do.
         """
         while self._line:
             try:

@@ -25,7 +25,7 @@ from prodml.events import (
     Stream,
 )
 from prodml.resilience._bounds import at_least, error_types, seconds, share
-from prodml.resilience._era import UNWATCHED, WAVED, CircuitToken, Era, Pass, Timed, Trial
+from prodml.resilience._era import UNWATCHED, CircuitToken, Era, Pass, Timed, Trial
 from prodml.resilience._verdict import Failures, check_failures, counts, refused
 from prodml.resilience.backoff import asked_wait
 from prodml.resilience.circuit_state import CircuitSnapshot, CircuitState, Mode
@@ -160,7 +160,8 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
     events: Stream = EVENTS
     era: Era = field(init=False, repr=False)
     _mode: Mode = field(default=Mode.ENFORCING, init=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    # Reentrant: a guarded generator may be collected, and end as abandoned, anywhere.
+    _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
     _link: SharedCircuit | None = field(default=None, init=False, repr=False)
     _attempt: int = field(default=0, init=False, repr=False)
     _opened: int = field(default=0, init=False, repr=False)
@@ -168,6 +169,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
     _would_open: int = field(default=0, init=False, repr=False)
     _waved: int = field(default=0, init=False, repr=False)
     _waved_well: int = field(default=0, init=False, repr=False)
+    _wave: Pass = field(default_factory=Pass, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least(self, 1, "failure_threshold", optional=True)
@@ -375,7 +377,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
             return trial
         if self._mode is Mode.SHADOW:
             self._waved += 1
-            return WAVED
+            return self._wave
         return None
 
     def _seen(self, era: Era, now: float) -> CircuitState:
@@ -427,7 +429,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         self, token: CircuitToken, verdict: int | None, error: BaseException | None
     ) -> None:
         if isinstance(token, Pass):
-            if token.waved and verdict == OK:
+            if token is self._wave and verdict == OK:
                 with self._lock:
                     self._waved_well += 1
             return
@@ -485,25 +487,27 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
     def _note_trial(
         self, trial: Trial, verdict: int | None, now: float, error: BaseException | None
     ) -> None:
+        # The user's strategy may do anything, so it is asked outside the lock.
+        open_seconds = self._open_seconds(self._attempt + 1, error) if verdict else 0.0
         begun = None
         with self._lock:
             era = trial.era
             if self.era is not era or trial not in era.in_flight(now):
                 return
             era.trials.discard(trial)
-            if verdict == OK:
+            if verdict:
+                last = "a bad result" if error is None else type(error).__name__
+                how = f"failed: {last}" if verdict & FAILED else "was slow"
+                self._attempt += 1
+                begun = self._open(f"trial call {how}", now + open_seconds)
+            elif verdict == OK:
                 era.successes += 1
                 if era.successes >= self.success_threshold:
                     self._attempt = 0
                     begun = self._close(f"{era.successes} trial calls succeeded")
-        if verdict:
-            last = "a bad result" if error is None else type(error).__name__
-            how = f"failed: {last}" if verdict & FAILED else "was slow"
-            self._trip(era, f"trial call {how}", now, error)
         self._announce(begun)
 
     def _trip(self, era: Era, reason: str, now: float, error: BaseException | None) -> None:
-        # The user's strategy may do anything, so it is asked outside the lock.
         open_seconds = self._open_seconds(self._attempt + 1, error)
         with self._lock:
             if self.era is not era:
@@ -621,9 +625,14 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
             era = self._close(reason)
             self._attempt = 0
             self._waved = self._waved_well = self._would_open = 0
+            self._wave = Pass()
         self._tell_mode(old, mode)
         if rejecting:
-            self._announce(era)
+            at = self.clock.time()
+            self.events.emit(CircuitClosed(at=at, source=self.name, reason=era.reason))
+        if self._link is not None and mode is Mode.ENFORCING:
+            # What this process was told to do alone is over: the others know better.
+            self._link.tell(era) if old is mode else self._link.hear()
 
     def _tell_mode(self, old: Mode, new: Mode) -> None:
         if old is new:

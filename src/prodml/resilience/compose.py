@@ -33,6 +33,7 @@ Layer: TypeAlias = Guard[Any] | Flow
 """Anything that decorates a function: a guard or a flow."""
 
 _KEPT = "keep a place taken while the retry waits: put the retry outside"
+_SHARED = "have one place for all copies, so the limit would not hold: put the hedge outside"
 _ANSWERED = "the fallback answers the first failure, so there is nothing left to {}: put it outside"
 
 # (outer, inner): why the outer one must not stand outside the inner one.
@@ -45,6 +46,9 @@ _BAD_ORDERS: Mapping[tuple[type, type], str] = {
         "put the retry outside"
     ),
     (Bulkhead, Retry): f"the bulkhead would {_KEPT}",
+    (Bulkhead, Hedge): f"the bulkhead would {_SHARED}",
+    (AdaptiveLimiter, Hedge): f"the limiter would {_SHARED}",
+    (LimitShare, Hedge): f"the limiter would {_SHARED}",
     (AdaptiveLimiter, Retry): f"the limiter would {_KEPT}",
     (LimitShare, Retry): f"the limiter would {_KEPT}",
     (RateLimiter, Retry): (
@@ -234,7 +238,10 @@ def _worst_case(layer: Layer, inner: float) -> float:
     if isinstance(layer, Timeout):
         return min(inner, layer.seconds)
     total, bounded = inner + _queueing(layer), math.isfinite(inner)
-    if isinstance(layer, Retry):
+    if isinstance(layer, Hedge):
+        # A learned delay is at most as long as a call.
+        total = inner + (layer.attempts - 1) * (inner if layer.after is None else layer.after)
+    elif isinstance(layer, Retry):
         total = layer.attempts * inner + (layer.attempts - 1) * _longest_wait(layer)
     # A deadline shortens the timeouts inside and refuses waits that would end too late; an
     # attempt that has no timeout it cannot end.

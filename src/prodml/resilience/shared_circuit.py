@@ -157,6 +157,11 @@ class SharedCircuit:
             self._wanted = True
             self._wake.set()
 
+    def hear(self) -> None:
+        """Follow what the store says, as a worker that has just started."""
+        self._revision, self._news = 0, None
+        self._wake.set()
+
     def close(self) -> None:
         """Stop listening and give the lease back."""
         self._closed = True

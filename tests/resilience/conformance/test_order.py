@@ -12,12 +12,11 @@ def down(_=None):
     raise ConnectionError("down")
 
 
-def test_a_retry_outside_an_open_breaker_fails_at_once(form, breaker, clock):
-    breaker.force_open("maintenance")
-    retry = Retry(attempts=5, on=(Exception,), wait=10.0, clock=clock)
+def test_a_retry_outside_a_breaker_forced_open_fails_at_once(form, subject):
+    subject.breaker.force_open("maintenance")
     with pytest.raises(CircuitOpen):
-        retry.call(lambda: form(breaker, lambda: 1))
-    assert clock.slept == []
+        subject.retrying(lambda: form.run(subject, lambda: 1))
+    assert subject.slept == []
 
 
 def test_a_fallback_behind_a_retry_and_an_open_breaker_answers_without_sleep(breaker, clock):
@@ -41,26 +40,26 @@ def test_the_breaker_stops_a_retry_that_opens_it(breaker, clock, events):
     assert len(calls) == 3
 
 
-def test_a_rejection_by_a_bulkhead_is_no_failure_of_the_dependency(form, breaker):
+def test_a_rejection_by_a_bulkhead_is_no_failure_of_the_dependency(form, subject):
     bulkhead = Bulkhead(1)
     with bulkhead:
         for _ in range(6):
             with pytest.raises(BulkheadFull):
-                form(breaker, lambda: bulkhead.call(int))
-    assert breaker.state is CircuitState.CLOSED
+                form.run(subject, lambda: bulkhead.call(int))
+    assert subject.breaker.state is CircuitState.CLOSED
 
 
-def test_a_timeout_is_a_failure_of_the_dependency(form, breaker):
+def test_a_timeout_is_a_failure_of_the_dependency(form, subject):
     hung = Timeout(0.005)(lambda: time.sleep(0.05))
     for _ in range(3):
         with pytest.raises(DeadlineExceeded):
-            form(breaker, hung)
-    assert breaker.state is CircuitState.OPEN
+            form.run(subject, hung)
+    assert subject.breaker.state is CircuitState.OPEN
 
 
 def test_every_cause_is_in_the_error_rejections_included(breaker):
     breaker.force_open("maintenance")
-    chain = FallbackChain(Rung("guarded", len, guard=breaker), Rung("bare", down))
+    chain = FallbackChain(Rung("guarded", len, breaker=breaker), Rung("bare", down))
     with pytest.raises(AllFallbacksFailed) as failed:
         chain("x")
     assert [type(cause) for cause in failed.value.exceptions] == [CircuitOpen, ConnectionError]

@@ -1,0 +1,27 @@
+"""The checks by number: what a breaker must do, one line each, as the table prints it."""
+
+TITLES = {
+    0: "opens after three failures, then rejects; a trial after the reset time decides",
+    1: "8 calls at once are inside at once: no lock is held during a call",
+    2: "half open, 16 threads at once: no more inside than the cap",
+    3: "half open, 16 tasks at once: no more inside than the cap",
+    4: "a failing `async def` opens it",
+    5: "6 cancelled tasks do not open it",
+    6: "6 interrupts (`KeyboardInterrupt` and its like) do not open it",
+    7: "a generator that fails while it is iterated opens it",
+    8: "an async generator that fails while it is iterated opens it",
+    9: "6 consumers that stop early do not open it",
+    10: "a call from before the opening succeeds: it stays open",
+    11: "a call from before the opening succeeds while a trial runs: the trial decides",
+    12: "an ignored error of a trial decides nothing and frees its slot",
+    13: "a cancelled trial decides nothing and frees its slot",
+    14: "a trial that never returns loses its slot within three reset times",
+    15: "a trial of an earlier half-open period does not count in a later one",
+    16: "`with` while open: the block does not run",
+    17: "the caller whose failure opens it sees its own exception",
+    18: "a listener that raises, or that uses the breaker, changes nothing",
+    19: "late failures do not prolong the open time",
+    20: "the wall clock may be set back; a time window forgets by itself",
+    21: "it opens after exactly as many failures in a row as set",
+    22: "a retry outside an open breaker fails at once",
+}
