@@ -1,3 +1,4 @@
+import sys
 import threading
 
 import pytest
@@ -90,3 +91,62 @@ def test_no_outcome_of_many_threads_is_lost(window):
 def test_an_empty_window_is_refused(make):
     with pytest.raises(BadConfiguration):
         make()
+
+
+@pytest.mark.parametrize("slow_after", [None, 2.0])
+@given(
+    st.booleans(),
+    st.lists(st.tuples(OUTCOMES, st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0])), max_size=40),
+)
+def test_the_short_way_notes_what_the_long_way_notes(slow_after, by_count, calls):
+    def fed(short):
+        window = CountWindow(6) if by_count else TimeWindow(5.0, 5)
+        now, tallies = [100.0], []
+        note = window.healthy(lambda: now[0], slow_after, lambda began: window.add(SLOW, now[0]))
+        for outcome, pause, took in calls:
+            now[0] += pause
+            began = now[0]
+            now[0] += took
+            late = slow_after is not None and took >= slow_after
+            if outcome != OK:
+                window.add(outcome, now[0])
+            elif short:
+                note(began)
+            else:
+                window.add(SLOW if late else OK, now[0])
+            tallies.append(window.tally(now[0]))
+        return tallies
+
+    assert fed(True) == fed(False)
+
+
+@pytest.mark.parametrize("window", [CountWindow(80_000), TimeWindow(1e9)], ids=["count", "time"])
+def test_no_success_of_many_threads_is_lost_though_none_takes_a_lock(window):
+    note = window.healthy(lambda: 5.0, None, print)
+    start, usual = threading.Barrier(8), sys.getswitchinterval()
+
+    def feed():
+        start.wait()
+        for number in range(2000):
+            note(0.0)
+            if number % 100 == 0:
+                window.tally(5.0)
+
+    threads = [threading.Thread(target=feed) for _ in range(8)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(usual)
+    assert window.tally(5.0) == Tally(16_000, 0, 0)
+
+
+def test_a_success_in_a_new_slice_begins_it():
+    window, now = TimeWindow(10.0), [0.0]
+    note = window.healthy(lambda: now[0], None, print)
+    for now[0] in (0.5, 0.6, 3.0, 9.9):
+        note(0.0)
+    assert [window.tally(at).total for at in (9.9, 10.2, 12.9, 13.5, 25.0)] == [4, 2, 2, 1, 0]

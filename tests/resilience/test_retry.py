@@ -9,7 +9,7 @@ import pytest
 from prodml._settings import retune
 from prodml.errors import BadConfiguration, BulkheadFull, DeadlineExceeded
 from prodml.events import CallRetried
-from prodml.resilience import Deadline, Retry, RetryBudget
+from prodml.resilience import Deadline, DecorrelatedJitter, Retry, RetryBudget
 
 
 class Script:
@@ -282,3 +282,110 @@ def test_neither_error_nor_frames_are_kept(make):
 def test_nonsense_is_refused_while_building(settings):
     with pytest.raises(BadConfiguration, match=next(iter(settings))):
         Retry(**settings)
+
+
+# -- results and predicates ---------------------------------------------------------------------
+
+
+def test_a_result_may_be_worth_another_attempt(form, make, clock, facts):
+    script = Script(None, "", "answer")
+    assert form(make(on_result=lambda result: not result), script) == "answer"
+    assert (script.calls, clock.slept) == (3, [2.0, 2.0])
+    assert "on_result" in str(facts.of(CallRetried)[0].error)
+
+
+def test_when_no_attempt_is_left_the_last_result_is_returned(form, make):
+    script = Script(1, 2, 3)
+    assert form(make(on_result=lambda result: True), script) == 3
+    assert script.calls == 3
+
+
+def test_errors_and_results_share_the_attempts(form, make):
+    script = Script(LOST, None, LOST, "late")
+    with pytest.raises(ConnectionError):
+        form(make(on_result=lambda result: result is None), script)
+    assert script.calls == 3
+
+
+def test_a_predicate_that_cannot_read_the_result_asks_for_nothing(form, make):
+    script = Script(5)
+    assert form(make(on_result=lambda result: result.status > 500), script) == 5
+
+
+def test_a_predicate_tells_which_errors(form, make):
+    script = Script(OSError("try again"), OSError("never"))
+    with pytest.raises(OSError, match="never"):
+        form(make(on=lambda error: "again" in str(error)), script)
+    assert script.calls == 2
+
+
+@pytest.mark.parametrize("gone", [KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit()])
+def test_no_predicate_is_asked_about_cancellation(form, make, gone):
+    with pytest.raises(type(gone)):
+        form(make(on=lambda error: True, on_result=lambda result: False), Script(gone, 1))
+
+
+def test_decorrelated_waits_build_on_each_other(make, clock):
+    class Widest:
+        def uniform(self, low, high):
+            return high
+
+    wait = DecorrelatedJitter(base=1.0, cap=20.0, rng=Widest())
+    with pytest.raises(ConnectionError):
+        make(attempts=6, wait=wait)(Script(*[LOST] * 6))()
+    assert clock.slept == [3.0, 9.0, 20.0, 20.0, 20.0]
+
+
+def test_each_call_pays_into_the_budget_once_however_it_ends(form, make, clock):
+    budget = RetryBudget(ratio=0.25, floor=0.0, burst=100.0, clock=clock)
+    retry = make(budget=budget)
+    for ending in (1, LOST, 1, ValueError()):
+        with contextlib.suppress(ConnectionError, ValueError):
+            form(retry, Script(ending, ending, ending))
+    assert budget.balance == pytest.approx(1.0)
+
+
+def test_a_stream_whose_first_item_is_not_good_enough_is_closed(make):
+    closed = []
+
+    def stream(name):
+        try:
+            yield name
+        finally:
+            closed.append(name)
+
+    async def astream(name):
+        try:
+            yield name
+        finally:
+            closed.append(name)
+
+    names = iter("abcd")
+    retry = make(on_result=lambda item: item in "ac")
+    assert list(retry(_named(stream, names))()) == ["b"]
+    assert closed == ["a", "b"]
+
+    async def main():
+        return [item async for item in retry(_anamed(astream, names))()]
+
+    assert asyncio.run(main()) == ["d"]
+    assert closed == ["a", "b", "c", "d"]
+
+
+def _named(stream, names):
+    def opened():
+        yield from stream(next(names))
+
+    return opened
+
+
+def _anamed(stream, names):
+    async def opened():
+        source = stream(next(names))
+        try:
+            async for item in source:
+                yield item
+        finally:
+            await source.aclose()
+
+    return opened

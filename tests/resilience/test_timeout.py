@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from prodml._settings import retune
 from prodml.errors import BadConfiguration, DeadlineExceeded
 from prodml.resilience import Deadline, Timeout
 
@@ -116,3 +117,118 @@ def test_of_a_generator_the_opening_is_limited(release):
 def test_a_time_is_a_positive_number(seconds):
     with pytest.raises(BadConfiguration, match="seconds"):
         Timeout(seconds)
+
+
+# -- cancellation from outside and from the limit, together ---------------------------------------
+
+
+def outcome_of(steps):
+    """What a task ends with, and how many cancellations are left standing."""
+
+    async def main():
+        task = asyncio.create_task(steps())
+        await asyncio.wait([task])
+        if task.cancelled():
+            return "cancelled"
+        return type(task.exception()) if task.exception() else task.result()
+
+    return asyncio.run(main())
+
+
+def cancelling_left():
+    return asyncio.current_task().cancelling()
+
+
+def test_the_limits_own_cancellation_is_taken_back():
+    async def steps():
+        with pytest.raises(DeadlineExceeded):
+            await Timeout(0.001)(asyncio.sleep)(60)
+        return cancelling_left()
+
+    assert outcome_of(steps) == 0
+
+
+def test_a_callee_that_answers_all_the_same_is_heard_and_nothing_stays_behind():
+    async def stubborn():
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return "answer"
+
+    async def steps():
+        answer = await Timeout(0.001)(stubborn)()
+        await asyncio.sleep(0)
+        return answer, cancelling_left()
+
+    assert outcome_of(steps) == ("answer", 0)
+
+
+def test_a_callee_that_fails_while_it_is_cut_off_fails():
+    async def cleaning_up():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise KeyError("clean-up")
+
+    async def steps():
+        with pytest.raises(KeyError):
+            await Timeout(0.001)(cleaning_up)()
+        return cancelling_left()
+
+    assert outcome_of(steps) == 0
+
+
+def test_when_both_come_together_the_cancellation_from_outside_wins():
+    async def steps():
+        task = asyncio.current_task()
+        # Both are due in the same turn of the loop.
+        asyncio.get_running_loop().call_later(0.001, task.cancel)
+        await Timeout(0.001)(asyncio.sleep)(60)
+
+    assert outcome_of(steps) == "cancelled"
+
+
+@pytest.mark.parametrize("inner", [0.001, 60.0])
+def test_it_nests_with_asyncio_timeout(inner):
+    async def steps():
+        async with asyncio.timeout(0.001 if inner == 60.0 else 60.0):
+            await Timeout(inner)(asyncio.sleep)(60)
+
+    expected = TimeoutError if inner == 60.0 else DeadlineExceeded
+    assert outcome_of(steps) is expected
+
+
+@pytest.mark.parametrize("limits", [(0.001, 60.0), (60.0, 0.001), (0.001, 0.001)])
+def test_it_nests_with_itself(limits):
+    async def steps():
+        outer, inner = limits
+        with pytest.raises(DeadlineExceeded):
+            await Timeout(outer)(Timeout(inner)(asyncio.sleep))(60)
+        return cancelling_left()
+
+    assert outcome_of(steps) == 0
+
+
+def test_in_time_no_timer_is_left_behind():
+    async def quick():
+        return 1
+
+    async def steps():
+        loop = asyncio.get_running_loop()
+        before = len(loop._scheduled)
+        for _ in range(10):
+            await Timeout(3600.0)(quick)()
+        alive = [handle for handle in loop._scheduled if not handle.cancelled()]
+        return len(alive) - before
+
+    assert outcome_of(steps) == 0
+
+
+def test_a_retuned_limit_holds_for_the_next_call(release):
+    timeout = Timeout(60.0)
+    waiting, awaiting = timeout(release.wait), timeout(asyncio.sleep)
+    retune(timeout, seconds=0.001)
+    with pytest.raises(DeadlineExceeded):
+        waiting(60)
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(awaiting(60))

@@ -26,6 +26,7 @@ from prodml._call.flow import Flow, opening
 from prodml._call.guard import Guard, WaitingGuard, _pop, _push, protect
 from prodml._call.kinds import Kind, abandoned, kind_of
 from prodml._call.steps import Invoke, Outcome, Pause, Race, Step, Steps, Wait
+from prodml._call.stream import Opened
 from prodml._call.timed import TimedFlow
 from prodml._call.walk import arun, run
 
@@ -35,6 +36,7 @@ __all__ = [
     "Guard",
     "Invoke",
     "Kind",
+    "Opened",
     "Outcome",
     "Pause",
     "Race",

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from prodml._call.kinds import Kind, kind_of
 from prodml._call.steps import Steps
-from prodml._call.stream import OpenStream
+from prodml._call.stream import OpenItems, OpenStream
 from prodml._call.walk import arun, run
 from prodml.clock import Clock
 
@@ -108,14 +108,8 @@ def opening(fn: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
     return functools.partial(_opened_async, fn if own is Kind.ASYNC_GENERATOR else _alone_async(fn))
 
 
-def _opened(
-    fn: Callable[..., Any], *args: Any, **kwargs: Any
-) -> tuple[Generator[Any, Any, Any], Any, bool]:
-    source = fn(*args, **kwargs)
-    try:
-        return source, next(source), False
-    except StopIteration as stop:
-        return source, stop.value, True
+def _opened(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> OpenItems:
+    return OpenItems(fn(*args, **kwargs)).open()
 
 
 async def _opened_async(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> OpenStream:
@@ -142,27 +136,10 @@ def _flow_generator(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def flowing(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        source, item, ended = run(flow.steps(opened, args, kwargs), flow.clock)
-        return item if ended else (yield from _resume(source, item))
+        items: OpenItems = run(flow.steps(opened, args, kwargs), flow.clock)
+        return (yield from items.rest())
 
     return flowing
-
-
-def _resume(source: Generator[Any, Any, Any], item: Any) -> Generator[Any, Any, Any]:
-    # ``source`` stands at its first item: from here on this is ``yield from``, spelt out.
-    try:
-        while True:
-            try:
-                sent = yield item
-            except GeneratorExit:
-                source.close()
-                raise
-            except BaseException as thrown:
-                item = source.throw(thrown)
-            else:
-                item = source.send(sent)
-    except StopIteration as stop:
-        return stop.value
 
 
 def _flow_async_generator(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,13 +10,12 @@ import concurrent.futures
 import math
 from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future
-from types import GeneratorType
 from typing import Any, Generic, TypeVar
 
 from prodml._call.invoke import ainvoke, invoke, refuse_late
 from prodml._call.kinds import AsyncInSync
 from prodml._call.steps import Invoke, Outcome, Race
-from prodml._call.stream import OpenStream
+from prodml._call.stream import OpenItems, OpenStream
 from prodml._deadline import remaining
 from prodml._workers import WORKERS, Job
 from prodml.clock import SYSTEM_CLOCK
@@ -139,9 +138,8 @@ def _forget_future(future: "Future[Any]") -> None:
 
 def _discard(answer: Any) -> None:
     """Close the stream that a loser has opened: nobody will read on."""
-    # What the shell of a generator calls an opening: the source and its first item.
-    if type(answer) is tuple and answer and isinstance(answer[0], GeneratorType):
-        answer[0].close()
+    if isinstance(answer, OpenItems):
+        answer.source.close()
 
 
 # -- as tasks -----------------------------------------------------------------------------

@@ -5,17 +5,14 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar, cast, final
+from typing import Any, final
 
-from prodml._call import Flow, Invoke, Kind, Pause, Steps, kind_of
+from prodml._call import Flow, Invoke, Opened, Pause, Steps
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration
 from prodml.resilience._bounds import seconds
 
 __all__ = ["Chaos", "ChaosStats"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +51,6 @@ class _Plan:
     fails: bool
     spoils: bool
     seed: int
-
-
-# Spoils an answer and says whether there was one to spoil.
-_Spoil = Callable[[Any, Callable[[Any], Any]], tuple[Any, bool]]
 
 
 @final
@@ -166,22 +159,11 @@ class Chaos(Flow):
         with self._lock:
             return ChaosStats(self._calls, self._errors, self._delayed, self._spoiled)
 
-    def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
-        """Put the chaos around ``fn`` of any kind; the result has its signature."""
-        kind = kind_of(fn)
-        spoil = _SPOIL.get(kind)
-        if spoil is None:
-            return Flow.__call__(self, fn)
-        openings = cast("Flow", _Openings(self, spoil))
-        return cast("Callable[P, R]", self._shells[kind](openings, fn))
-
     def steps(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Steps:
         """Make the call, or what chance makes of it."""
-        return self._steps(Invoke(fn, args, kwargs), _spoil_answer)
-
-    def _steps(self, call: Invoke, spoil: _Spoil) -> Steps:
+        call = Invoke(fn, args, kwargs)
         if not self._on():
             return (yield call)
         plan = self._draw()
@@ -192,7 +174,7 @@ class Chaos(Flow):
         answer, error = yield call
         if error is not None or not plan.spoils:
             return answer, error
-        return self._spoil(answer, spoil)
+        return self._spoil(answer)
 
     def _on(self) -> bool:
         try:
@@ -226,30 +208,19 @@ class Chaos(Flow):
     def _bad(self, answer: Any) -> Any:
         return self.bad(answer) if callable(self.bad) else self.bad
 
-    def _spoil(self, answer: Any, spoil: _Spoil) -> tuple[Any, Exception | None]:
+    def _spoil(self, answer: Any) -> tuple[Any, Exception | None]:
+        stream = answer if isinstance(answer, Opened) else None
+        if stream is not None and stream.ended:
+            return answer, None
         try:
-            spoiled, done = spoil(answer, self._bad)
+            spoiled = self._bad(answer if stream is None else stream.item)
         except Exception as error:
             return None, error
+        if stream is not None:
+            stream.item, spoiled = spoiled, stream
         with self._lock:
-            self._spoiled += done
+            self._spoiled += 1
         return spoiled, None
-
-
-class _Openings:
-    """The flow of a chaos around a generator: what it calls are openings, not functions."""
-
-    __slots__: tuple[str, ...] = ("chaos", "clock", "spoil")
-
-    def __init__(self, chaos: Chaos, spoil: _Spoil) -> None:
-        self.chaos: Chaos = chaos
-        self.clock: Clock = chaos.clock
-        self.spoil: _Spoil = spoil
-
-    def steps(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Steps:
-        return self.chaos._steps(Invoke(fn, args, kwargs), self.spoil)  # noqa: SLF001 - its own
 
 
 def _makes_an_error(error: Any) -> bool:
@@ -257,25 +228,3 @@ def _makes_an_error(error: Any) -> bool:
         # KeyboardInterrupt and the like are no fault of a dependency.
         return issubclass(error, Exception)
     return isinstance(error, Exception) or callable(error)
-
-
-def _spoil_answer(answer: Any, bad: Callable[[Any], Any]) -> tuple[Any, bool]:
-    return bad(answer), True
-
-
-def _spoil_first(answer: Any, bad: Callable[[Any], Any]) -> tuple[Any, bool]:
-    source, item, ended = answer
-    return (answer, False) if ended else ((source, bad(item), False), True)
-
-
-def _spoil_first_awaited(answer: Any, bad: Callable[[Any], Any]) -> tuple[Any, bool]:
-    if answer.ended:
-        return answer, False
-    answer.item = bad(answer.item)
-    return answer, True
-
-
-_SPOIL: Mapping[Kind, _Spoil] = {
-    Kind.GENERATOR: _spoil_first,
-    Kind.ASYNC_GENERATOR: _spoil_first_awaited,
-}

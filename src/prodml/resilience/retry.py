@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from prodml._call import Invoke, Outcome, Pause, Recovery, Steps
+from prodml._call import Invoke, Opened, Outcome, Pause, Recovery, Steps
 from prodml._deadline import narrow, remaining, restore
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import RejectedAnswer
@@ -42,7 +42,7 @@ class Retry(Recovery):
         Exception class or classes worth another attempt, or a predicate of the exception.
     on_result
         Tells from a result whether it is worth another attempt.  When no attempt is left
-        the last result is returned.
+        the last result is returned.  Of a generator it judges the first item.
     wait
         Seconds between attempts: a number, a function of the attempt that failed (from
         1), or a tenacity wait strategy.  A larger ``retry_after`` (seconds) of the error
@@ -151,6 +151,9 @@ class Retry(Recovery):
                     error=reason,
                 )
             )
+            if isinstance(outcome[0], Opened):
+                # The stream whose first item was not good enough: nobody will read on.
+                yield Invoke(outcome[0].close, acall=outcome[0].aclose)
             yield Pause(pause)
             attempt += 1
             outcome = yield call
@@ -163,13 +166,13 @@ class Retry(Recovery):
             return error if counts(self.on, error) and not refused(error) else None
         if self.on_result is None:
             return None
+        answer = result.item if isinstance(result, Opened) else result
         try:
-            return (
-                RejectedAnswer("on_result asks again", result) if self.on_result(result) else None
-            )
+            again = bool(self.on_result(answer))
         except Exception:
             # A predicate that cannot read the answer does not say that it is a bad one.
             return None
+        return RejectedAnswer("on_result asks again", answer) if again else None
 
     def _next_wait(self, attempt: int, error: Exception, before: float) -> tuple[float, str]:
         if attempt >= self.attempts:
