@@ -13,16 +13,20 @@ from prodml.features import FeatureView, WindowedMean
 
 HOUR = 3600.0
 
+# Seconds that a silent weather station keeps a request waiting.
+SILENCE = 0.4
+
 
 class WeatherFeed:
-    """Hourly reports of three stations; fails when a report does not exist.
+    """Hourly reports of three stations; where a report does not exist, silence, then an error.
 
     Reports are cached by station and hour: a report never changes, so the cache's version is
     simply the year.
     """
 
-    def __init__(self, year: Year, cache: PredictionCache) -> None:
+    def __init__(self, year: Year, cache: PredictionCache, clock: Clock) -> None:
         self._year = year
+        self._clock = clock
         self.asked = 0
         self.reports = 0
         self._report = cached_prediction(cache, version="2013", function="weather-report")(
@@ -37,6 +41,7 @@ class WeatherFeed:
         self.reports += 1
         report = self._year.weather.at(key["origin"], key["hour"])
         if isnan(report["temp"]):
+            self._clock.sleep(SILENCE)
             raise ConnectionError(f"no weather report for station {key['origin']}")
         return report
 

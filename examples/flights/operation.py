@@ -41,6 +41,9 @@ from prodml.validation import AnswerCheck
 
 START = 31
 TICK = 30
+
+# Seconds in which a batch of requests must be answered, well or less well.
+DEADLINE = 5.0
 """Simulated minutes between two batches of requests."""
 PROPOSED, FORCED = 349, 350
 """16 and 17 December: a model of November alone is proposed, and then forced through.  In the
@@ -97,6 +100,7 @@ class Operation:
         self.months: dict[int, Any] = {}
         self.refused: Counter[str] = Counter()
         self.computed, self.computing = 0, 0.0
+        self.slowest = 0.0
         self.events.subscribe(Event, self._hear)
         self._build_inputs()
         self._build_models()
@@ -107,7 +111,7 @@ class Operation:
     def _build_inputs(self) -> None:
         self.clock.set(midnight(START))
         self.cache = PredictionCache(namespace="flights", ttl=None, clock=self.clock)
-        self.weather = WeatherFeed(self.year, self.cache)
+        self.weather = WeatherFeed(self.year, self.cache, self.clock)
         self.departures = Departures(self.clock)
         self.features, self.weather_breaker = feature_service(
             self.year, self.weather, self.departures, self.clock, self.events
@@ -149,6 +153,7 @@ class Operation:
             accept=AnswerCheck(minimum=0.0, maximum=1.0),
             breaker=lambda version: CircuitBreaker(f"model-{version}", clock=self.clock),
             fallback=FallbackChain(*rungs, name="ladder", clock=self.clock),
+            deadline=DEADLINE,
             logger=self.log,
             name="late",
             clock=self.clock,
@@ -253,7 +258,9 @@ class Operation:
         rows = [self.request(flight) for flight in flights]
         ids = [f"flight-{flight}" for flight in flights]
         estimates = self.estimate([{name: row[name] for name in SCHEDULE} for row in rows])
+        began = self.clock.monotonic()
         answers = self.service.predict_batch(rows, ids, keys=ids)
+        self.slowest = max(self.slowest, self.clock.monotonic() - began)
         trace = self.trace
         for flight, estimate, answer in zip(flights, estimates, answers, strict=True):
             trace.estimate[flight] = estimate

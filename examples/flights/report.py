@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from counterfactual import Weekly, base_rates, paired_interval, weeks
 from data import FEATURES, Floats
-from operation import START, Operation
+from feeds import SILENCE
+from operation import DEADLINE, START, Operation
 from simulation import FIRST_DAY, MONTHS, date
 
 from prodml import PredictionLog, svg
@@ -104,6 +105,8 @@ def _figures(operation: Operation, own: Weekly) -> dict[str, str]:
         "Brier": f"{_brier(trace.probability, year.late):.4f} (estimate at booking {estimate:.4f})",
         "promotions": f"{promoted}, {failed} refused by the gate",
         "degraded answers": f"{int((trace.degraded[asked] > 0).sum()):,}",
+        "slowest batch": f"{operation.slowest:.1f} s of the {DEADLINE:.0f} s that it has; the "
+        f"breaker spared {operation.weather_breaker.snapshot().rejected:,} waits of {SILENCE} s",
         "weather look-ups": f"{len(asked):,} flights, {weather.asked:,} asked, "
         f"{weather.reports:,} fetched ({100 * (1 - weather.reports / len(asked)):.1f} % saved)",
         "cache": f"{stats.hits:,} hits, {stats.misses:,} misses ({100 * stats.hit_ratio:.1f} %)",

@@ -119,7 +119,8 @@ class PredictionService:
     timeout
         Seconds for the model's call.
     deadline
-        Seconds for the whole request; every layer below sees what is left.
+        Seconds for the whole request, or for the whole batch; every layer below sees what is
+        left.
     logger
         Hears every fact, like a subscriber of ``events``: a :class:`PredictionLogger`.
 
@@ -263,7 +264,9 @@ class PredictionService:
     ) -> Steps:
         """Steps of one request, for a flow around the service."""
         request = _Request(features, request_id, key, self.clock.monotonic())
-        walk = self._walk(request, version)
+        return self._in_time(self._walk(request, version))
+
+    def _in_time(self, walk: Steps) -> Steps:
         return walk if self.deadline is None else self._within(self.deadline, walk)
 
     def _within(self, seconds: float, walk: Steps) -> Steps:
@@ -372,6 +375,15 @@ class PredictionService:
         keys: Sequence[Key] | None = None,
     ) -> Steps:
         """Steps of many requests, for a flow around the service."""
+        return self._in_time(self._walk_batch(rows, request_ids, version, keys))
+
+    def _walk_batch(
+        self,
+        rows: Sequence[Features],
+        request_ids: Sequence[str] | None,
+        version: str | None,
+        keys: Sequence[Key] | None,
+    ) -> Steps:
         began = self.clock.monotonic()
         requests = [
             _Request(

@@ -89,6 +89,7 @@ def test_a_lease_ends_by_the_servers_clock(redis_url):
     store.close()
 
 
+@pytest.mark.check("Redis 1", "what one worker finds out all workers know")
 def test_all_workers_open_and_close_together(redis_url, worker):
     here, there = worker(redis_url, reset_timeout=0.1), worker(redis_url, reset_timeout=0.1)
     there.call(int)
@@ -106,6 +107,7 @@ def test_all_workers_open_and_close_together(redis_url, worker):
     eventually(lambda: here.state is CLOSED)
 
 
+@pytest.mark.check("Redis 9", "clients of both colours, decode_responses too")
 @pytest.mark.parametrize("colour", [redis.Redis, redis.asyncio.Redis])
 def test_any_client_will_do_also_one_that_decodes(redis_url, worker, colour):
     client = colour.from_url(redis_url, decode_responses=True)
@@ -116,6 +118,7 @@ def test_any_client_will_do_also_one_that_decodes(redis_url, worker, colour):
     assert there.snapshot().reason == "1 failures in a row, the last: ConnectionError"
 
 
+@pytest.mark.check("Redis 2", "closed and open, a call gives no command; a key per name")
 def test_breakers_have_a_key_each_and_calls_give_no_command(redis_url, worker):
     first, second = worker(redis_url, "a", sync_interval=60.0), worker(redis_url, "b")
     second.call(int)
@@ -133,6 +136,7 @@ def test_breakers_have_a_key_each_and_calls_give_no_command(redis_url, worker):
     assert second.state is CLOSED
 
 
+@pytest.mark.check("Redis 3", "nothing is connected in the constructor")
 def test_nothing_is_connected_before_the_first_call(private_server, worker):
     server = private_server()
     breaker = worker(server.url)
@@ -144,6 +148,7 @@ def test_nothing_is_connected_before_the_first_call(private_server, worker):
         eventually(lambda: client.info("stats")["total_connections_received"] > connected)
 
 
+@pytest.mark.check("Redis 4", "a server that is away leaves a local breaker")
 def test_a_server_that_is_away_leaves_a_local_breaker(tmp_path, worker):
     breaker = worker(f"unix://{tmp_path}/nobody.sock", reset_timeout=0.05)
     assert breaker.call(int) == 0
@@ -153,6 +158,7 @@ def test_a_server_that_is_away_leaves_a_local_breaker(tmp_path, worker):
     eventually(lambda: admits(breaker))
 
 
+@pytest.mark.check("Redis 5", "a stalled server (SIGSTOP) leaves a local breaker")
 def test_a_server_that_stalls_leaves_a_local_breaker(private_server, worker):
     server = private_server()
     here, there = worker(server.url, reset_timeout=0.1), worker(server.url, reset_timeout=0.1)
@@ -176,6 +182,7 @@ def test_a_server_that_stalls_leaves_a_local_breaker(private_server, worker):
     eventually(lambda: here.snapshot().shared == "connected")
 
 
+@pytest.mark.check("Redis 6", "a server killed and restarted empty is told again")
 def test_a_server_that_was_killed_and_came_back_empty_is_told_again(private_server, worker):
     server = private_server()
     here = worker(server.url, reset_timeout=60.0)
@@ -209,6 +216,7 @@ PROBING = """
 """
 
 
+@pytest.mark.check("Redis 8", "a worker killed with the trial call wedges nobody")
 def test_a_worker_killed_while_it_holds_the_trial_wedges_nobody(redis_url, worker):
     here = worker(redis_url, reset_timeout=0.2, trial_lease=1.0)
     fail(here)
@@ -256,6 +264,7 @@ COMPETING = """
 """
 
 
+@pytest.mark.check("Redis 7", "of four processes one makes the trial call")
 def test_of_four_processes_one_makes_the_trial_call(redis_url, worker):
     here = worker(redis_url, reset_timeout=0.3, trial_lease=30.0, success_threshold=10)
     others = [

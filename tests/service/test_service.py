@@ -457,3 +457,17 @@ def test_two_defaults_are_one_too_many():
 def test_a_server_is_used_as_it_is():
     server = VersionedModelServer()
     assert PredictionService(server).server is server
+
+
+def test_the_deadline_of_a_batch_is_one_for_all_its_rows():
+    """The model takes it up and fails: no rung is asked any more, the default is given."""
+    clock, asked = ManualClock(), []
+
+    def slow(features):
+        clock.advance(3.0)
+        raise ConnectionError
+
+    service = PredictionService(slow, fallback=asked.append, default=0, deadline=2.0, clock=clock)
+    answers = service.predict_batch([{"x": 1}, {"x": 2}])
+    assert [(answer.value, answer.source) for answer in answers] == [(0, "default")] * 2
+    assert asked == []
