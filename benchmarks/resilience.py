@@ -39,17 +39,20 @@ from benchmarks._resilience_baselines import (
 from benchmarks.runner import Case, Counted, main
 from prodml.events import Stream
 from prodml.resilience import (
+    AdaptiveLimiter,
     Bulkhead,
+    Chaos,
     CircuitBreaker,
+    Deadline,
     Fallback,
     FallbackChain,
+    RateLimiter,
     Retry,
     RetryBudget,
     Rung,
     Timeout,
     compose,
 )
-from prodml.resilience.adaptive_limit import AdaptiveLimiter
 from prodml.testing import ManualClock
 
 DEAD_CALLS = 1_000
@@ -327,7 +330,14 @@ def slept_while_open() -> Counted:
 def others() -> Case:
     ours = {
         "Bulkhead": Bulkhead(8),
+        "Bulkhead with a queue": Bulkhead(8, queue=8),
         "AdaptiveLimiter": AdaptiveLimiter(1.0),
+        "RateLimiter": RateLimiter(1e9),
+        "Deadline": Deadline(30.0),
+        "Chaos, switched off": Chaos(active=False),
+        "whole order, no timeout": compose(
+            Fallback(0.0), Deadline(30.0), retry(), breaker(), Bulkhead(8)
+        ),
     }
     ways = {LOCK: locked(work), **around(work, ours), **around(work, peers.others())}
     return Case("other guards, uncontended", LOCK, loops(ways), inner=INNER)

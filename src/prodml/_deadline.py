@@ -22,6 +22,10 @@ class Limit:
     clock: Clock
     seconds: float
 
+    def left(self) -> float:
+        """Seconds until the end, negative after it."""
+        return self.at - self.clock.monotonic()
+
 
 Reset: TypeAlias = Token[Limit | None]
 
@@ -31,26 +35,27 @@ CURRENT: ContextVar[Limit | None] = ContextVar("prodml_deadline", default=None)
 def remaining() -> float | None:
     """Seconds left (negative when overdue), or None when no deadline is set."""
     limit = CURRENT.get()
-    return None if limit is None else limit.at - limit.clock.monotonic()
+    return None if limit is None else limit.left()
 
 
 def expired() -> Limit | None:
     """Return the deadline that has passed, or None."""
     limit = CURRENT.get()
-    if limit is None or limit.clock.monotonic() < limit.at:
-        return None
-    return limit
+    return None if limit is None or limit.left() > 0.0 else limit
 
 
 def narrow(seconds: float, clock: Clock) -> Reset:
     """Set a deadline ``seconds`` from now; an earlier one that is set stays in force."""
     current = CURRENT.get()
-    at = clock.monotonic() + seconds
-    if current is not None and current.at - current.clock.monotonic() <= seconds:
+    if current is not None and current.left() <= seconds:
         return CURRENT.set(current)
-    return CURRENT.set(Limit(at, clock, seconds))
+    return CURRENT.set(Limit(clock.monotonic() + seconds, clock, seconds))
 
 
 def restore(reset: Reset) -> None:
     """Undo :func:`narrow`."""
-    CURRENT.reset(reset)
+    try:
+        CURRENT.reset(reset)
+    except ValueError:
+        # Closed by the collector, elsewhere: the context that was narrowed is gone.
+        return

@@ -27,11 +27,12 @@ from prodml._call.guard import Guard, WaitingGuard, _pop, _push, protect
 from prodml._call.kinds import Kind, abandoned, kind_of
 from prodml._call.steps import Invoke, Outcome, Pause, Race, Step, Steps, Wait
 from prodml._call.stream import Opened
-from prodml._call.timed import TimedFlow
+from prodml._call.timed import DeadlineFlow, TimedFlow
 from prodml._call.walk import arun, run
 
 __all__ = [
     "CalmGuard",
+    "DeadlineFlow",
     "Flow",
     "Guard",
     "Invoke",

@@ -250,7 +250,9 @@ def _recovering(parts: _Parts, fn: _Fn) -> _Fn:
 
     @functools.wraps(fn)
     def recovering(*args: Any, **kwargs: Any) -> Any:
-        if deadline() is not None:
+        limit = deadline()
+        if limit is not None and limit.left() <= 0.0:
+            # It is too late, which the long way says.
             return whole(*args, **kwargs)
         if paid is not None:
             paid()
@@ -278,7 +280,9 @@ def _fused_plain(parts: _Parts, calm: CalmGuard[Any], fn: _Fn) -> _Fn:
 
     @functools.wraps(fn)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        if deadline() is not None:
+        limit = deadline()
+        if limit is not None and limit.left() <= 0.0:
+            # It is too late, which the long way says.
             return whole(*args, **kwargs)
         if paid is not None:
             paid()
@@ -316,7 +320,8 @@ def _fused_coroutine(parts: _Parts, fn: _Fn) -> _Fn:
 
     @functools.wraps(fn)
     async def recovering(*args: Any, **kwargs: Any) -> Any:
-        if deadline() is not None:
+        limit = deadline()
+        if limit is not None and limit.left() <= 0.0:
             return await whole(*args, **kwargs)
         if paid is not None:
             paid()

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from prodml._call.limit import Alarm, name_of
 from prodml._call.steps import Steps
 from prodml._call.walk import arun
-from prodml._deadline import CURRENT, Limit
+from prodml._deadline import CURRENT, Limit, restore
 from prodml.clock import Clock
 from prodml.errors import DeadlineExceeded
 
@@ -41,7 +41,7 @@ def limiting(flow: Timed, fn: Callable[..., Awaitable[Any]]) -> Callable[..., An
     @functools.wraps(fn)
     async def cut(*args: Any, **kwargs: Any) -> Any:
         outer, seconds = deadline(), flow.seconds
-        if outer is not None and outer.at - outer.clock.monotonic() <= seconds:
+        if outer is not None and outer.left() <= seconds:
             # The outer one ends first, and may have ended: the long way knows all that.
             return await arun(flow.steps(fn, args, kwargs), clock)
         alarm = Alarm(seconds)
@@ -54,7 +54,7 @@ def limiting(flow: Timed, fn: Callable[..., Awaitable[Any]]) -> Callable[..., An
                 raise DeadlineExceeded(name, seconds) from None
             raise
         finally:
-            CURRENT.reset(before)
+            restore(before)
         alarm.off()
         if alarm.rang:
             alarm.took(None)

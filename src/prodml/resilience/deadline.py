@@ -1,10 +1,9 @@
 """Tell every layer below how much time the request has left."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, final
+from typing import Self, final
 
-from prodml._call import Flow, Invoke, Steps, _pop, _push
+from prodml._call import DeadlineFlow, _pop, _push
 from prodml._deadline import narrow, remaining, restore
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.resilience._bounds import seconds
@@ -14,7 +13,7 @@ __all__ = ["Deadline"]
 
 @final
 @dataclass(kw_only=True, slots=True, eq=False)
-class Deadline(Flow):
+class Deadline(DeadlineFlow):
     """Everything inside has ``seconds`` in all; what would begin later is refused.
 
     Nothing is interrupted: each layer below asks how much is left.  Timeouts become
@@ -58,16 +57,6 @@ class Deadline(Flow):
     def remaining() -> float | None:
         """Seconds left here and now, negative when overdue; None outside every deadline."""
         return remaining()
-
-    def steps(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Steps:
-        """Make the one call, under the narrowed deadline."""
-        before = narrow(self.seconds, self.clock)
-        try:
-            return (yield Invoke(fn, args, kwargs))
-        finally:
-            restore(before)
 
     def __enter__(self) -> Self:
         _push(self, narrow(self.seconds, self.clock))
