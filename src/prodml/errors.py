@@ -4,8 +4,8 @@
 
     ProdmlError
      +-- Rejected                       on purpose, the model was not called
-     |    +-- CircuitOpen               the breaker is open            .retry_after
-     |    +-- BulkheadFull              too many calls in flight
+     |    +-- CircuitOpen               the breaker is open     .retry_after .reason
+     |    +-- BulkheadFull              too many calls in flight    .waiting .waited
      |    +-- RateLimited               too many calls per second      .retry_after
      |    +-- DeadlineExceeded          no time left (TimeoutError)    .seconds
      |    +-- InvalidFeatures           the caller's fault (ValueError) .violations
@@ -181,7 +181,7 @@ class InvalidFeatures(Rejected, ValueError):
 
 
 class AllFallbacksFailed(ProdmlError, ExceptionGroup[Exception]):
-    """Every rung of a fallback chain failed; ``exceptions`` holds each cause in order.
+    """Every way to an answer failed; ``exceptions`` holds each cause in order.
 
     Caught by ``except ProdmlError`` and split by ``except*``.
 

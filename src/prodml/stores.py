@@ -629,8 +629,10 @@ def open_shared_store(target: Any) -> SharedStore:
     >>> open_shared_store("memory://").acquire("probe", "worker-1", 5.0).token
     1
     """
-    store = open_store(target)
-    if not (hasattr(store, "commit") and hasattr(store, "acquire")):
+    methods = ("read", "commit", "acquire", "renew", "release")
+    own = not isinstance(target, str) and _package(target) not in _OPENERS
+    store = target if own and hasattr(target, "acquire") else open_store(target)
+    if not all(hasattr(store, method) for method in methods):
         raise BadConfiguration(
             f"{target!r} cannot be shared by workers: use 'redis://host', 'sqlite:///file.db' "
             "or any SharedStore"

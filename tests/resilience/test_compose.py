@@ -138,7 +138,7 @@ def test_it_knows_the_worst_case(layers, seconds):
 def test_it_explains_itself():
     assert compose(*FULL, Own()).explain().splitlines() == [
         "1. Deadline(1 s): may raise DeadlineExceeded",
-        "2. Retry(3 attempts): may raise nothing itself",
+        "2. Retry(3 attempts, waits of at most 60 s): may raise nothing itself",
         "3. CircuitBreaker('db'): may raise CircuitOpen",
         "4. Bulkhead('bulkhead'): may raise BulkheadFull",
         "5. Timeout(0.1 s): may raise DeadlineExceeded",
@@ -285,3 +285,10 @@ def coroutine(around, body):
                 return stop.value
 
     return call
+
+
+def test_it_says_that_the_fallbacks_own_time_comes_on_top():
+    assert compose(Fallback(0), Timeout(0.1)).explain().endswith("at most 0.1 s.")
+    told = compose(Fallback(abs), Retry(wait=lambda _: 1.0), Timeout(0.1)).explain()
+    assert "Retry(3 attempts, waits of any length)" in told
+    assert told.endswith("as long as it likes, and what its fallback takes.")

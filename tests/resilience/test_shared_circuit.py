@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from prodml._settings import settings_of
 from prodml.errors import BadConfiguration, CircuitOpen, StoreUnavailable
 from prodml.events import CircuitClosed, CircuitOpened, Stream
 from prodml.resilience import CircuitBreaker, CircuitState, SharedCircuit
@@ -400,6 +401,27 @@ def test_closing_gives_the_lease_back_and_goes_on_alone(worker, clock):
 def test_a_store_that_cannot_be_shared_is_refused_at_once():
     with pytest.raises(BadConfiguration):
         CircuitBreaker("db", store="nowhere://x")
+
+
+def test_a_store_of_five_methods_will_do():
+    class Own:
+        def __init__(self):
+            self.kept = MemoryStore()
+            for method in ("read", "commit", "acquire", "renew", "release"):
+                setattr(self, method, getattr(self.kept, method))
+
+    store = Own()
+    here, there = CircuitBreaker("db", store=store), CircuitBreaker("db", store=store)
+    here.reset()
+    here.sync()
+    there.sync()
+    assert there.snapshot().shared == "connected"
+
+
+def test_a_password_in_the_url_is_not_told():
+    breaker = CircuitBreaker("db", store="redis://:secret@cache.example:6379/0")
+    assert "secret" not in repr(breaker)
+    assert "secret" not in repr(settings_of(breaker))
 
 
 class Bytes:

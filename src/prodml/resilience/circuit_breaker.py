@@ -30,6 +30,7 @@ from prodml.resilience._verdict import Failures, check_failures, counts, refused
 from prodml.resilience.backoff import asked_wait
 from prodml.resilience.circuit_state import CircuitSnapshot, CircuitState, Mode
 from prodml.resilience.shared_circuit import SharedCircuit
+from prodml.stores import open_shared_store
 
 __all__ = ["CircuitBreaker"]
 
@@ -97,7 +98,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         Where workers share the state under the breaker's ``name``: a URL
         (``redis://...``, ``sqlite:///...``), a client, or a
         :class:`~prodml.stores.SharedStore`; see :class:`SharedCircuit`.  No call ever waits
-        for it.
+        for it.  ``force_open``, ``disable`` and ``shadow`` concern this process alone.
     sync_interval
         Seconds between two looks into the store.
     clock, events
@@ -191,6 +192,8 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
                 f"min_calls={self.min_calls} is never reached in a window of {self.window} calls"
             )
         if self.store is not None:
+            # The store itself: a URL may hold a password, which nobody shall read here.
+            self.store = open_shared_store(self.store)
             self._link = SharedCircuit(self, self.store)
         self.era = self._closed(0, "new")
 

@@ -60,7 +60,8 @@ class CircuitSnapshot:
         Shadow mode: how often it would have opened, the calls it would have rejected, and
         how many of those succeeded.
     shared
-        ``"local"``, or, when workers share their states, ``"connected"`` or ``"cut off"``.
+        ``"local"``, or, when workers share their states, ``"cut off"`` if the last look into
+        the store failed, else ``"connected"``.
     reason
         Why the current state was entered.
 

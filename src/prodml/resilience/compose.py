@@ -93,8 +93,8 @@ _RAISES: Mapping[type, str] = {
 class Composition(Joined[F_co], Generic[F_co]):
     """Policies around a call, outermost first; made by :func:`compose`.
 
-    It decorates as one wrapper: ``__wrapped__`` is the function itself, and a retry or
-    fallback next to a breaker costs nothing of its own while all is well.
+    It decorates as one wrapper: ``__wrapped__`` is the function itself, and fallback, retry
+    and breaker together cost next to nothing more than the breaker alone while all is well.
 
     Examples
     --------
@@ -117,7 +117,11 @@ class Composition(Joined[F_co], Generic[F_co]):
 
     @property
     def worst_case(self) -> float:
-        """Seconds that a call can take; ``inf`` when nothing limits an attempt."""
+        """Seconds that a call can take; ``inf`` when nothing limits an attempt.
+
+        What a fallback takes to compute its answer comes on top: it answers also when no time
+        is left.
+        """
         seconds = math.inf
         for layer in reversed(self.layers):
             seconds = _worst_case(layer, seconds)
@@ -140,7 +144,8 @@ class Composition(Joined[F_co], Generic[F_co]):
         ]
         worst = self.worst_case
         limit = f"at most {worst:.3g} s" if math.isfinite(worst) else "as long as it likes"
-        return "\n".join([*lines, f"A call takes {limit}."])
+        rest = ", and what its fallback takes" if any(map(_computes, self.layers)) else ""
+        return "\n".join([*lines, f"A call takes {limit}{rest}."])
 
     def _around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         streams = kind_of(fn) not in (Kind.PLAIN, Kind.COROUTINE)
@@ -223,12 +228,18 @@ def _refuse(outer: Any, inner: Any) -> None:
         raise BadConfiguration(f"{names}: {reason}")
 
 
+def _computes(layer: Layer) -> bool:
+    return isinstance(layer, Fallback) and callable(layer.to)
+
+
 def _title(layer: Layer) -> str:
     kind = type(layer).__name__
     if isinstance(layer, Timeout | Deadline):
         return f"{kind}({layer.seconds:.3g} s)"
     if isinstance(layer, Retry):
-        return f"{kind}({layer.attempts} attempts)"
+        longest = _longest_wait(layer)
+        waits = f"of at most {longest:.3g} s" if math.isfinite(longest) else "of any length"
+        return f"{kind}({layer.attempts} attempts, waits {waits})"
     name = getattr(layer, "name", None)
     return kind if name is None else f"{kind}({name!r})"
 

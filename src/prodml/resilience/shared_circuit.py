@@ -27,7 +27,7 @@ from prodml.clock import Clock
 from prodml.errors import Conflict, LeaseLost
 from prodml.resilience._era import Era
 from prodml.resilience.circuit_state import CircuitSnapshot, CircuitState
-from prodml.stores import Lease, SharedStore, open_shared_store
+from prodml.stores import Lease, SharedStore
 
 __all__ = ["SharedCircuit"]
 
@@ -62,9 +62,8 @@ class SharedCircuit:
     ----------
     breaker
         Whose state is shared, under its name.
-    target
-        What ``prodml.stores.open_shared_store`` opens.  Nothing is connected before the
-        first call.
+    store
+        Nothing is connected before the first call.
 
     Notes
     -----
@@ -91,10 +90,10 @@ class SharedCircuit:
     (None, None)
     """
 
-    def __init__(self, breaker: _Breaker, target: Any) -> None:
+    def __init__(self, breaker: _Breaker, store: SharedStore) -> None:
         self.started: bool = False
         self._breaker: weakref.ref[_Breaker] = weakref.ref(breaker)
-        self._store: SharedStore = open_shared_store(target)
+        self._store: SharedStore = store
         self._key: str = _PREFIX + breaker.name
         self._owner: str = os.urandom(8).hex()
         self._revision: int = 0
@@ -153,9 +152,8 @@ class SharedCircuit:
 
     def want(self) -> None:
         """Say that a call was rejected which might have been a trial."""
-        if not self._wanted:
-            self._wanted = True
-            self._wake.set()
+        # It does not wake the thread: many calls a second must not be many commands a second.
+        self._wanted = True
 
     def hear(self) -> None:
         """Follow what the store says, as a worker that has just started."""
