@@ -1,13 +1,17 @@
 import asyncio
+import contextlib
+import contextvars
 import functools
 import gc
 import inspect
 import threading
+import unittest.mock
 from concurrent.futures import Future
 
 import pytest
 
 from prodml._call import (
+    NO_RESULT,
     Flow,
     Guard,
     Invoke,
@@ -16,10 +20,12 @@ from prodml._call import (
     Wait,
     abandoned,
     arun,
+    blocks,
     kind_of,
     protect,
     run,
 )
+from prodml._call.kinds import name_of
 from prodml._deadline import narrow, restore
 from prodml.clock import SYSTEM_CLOCK
 from prodml.errors import DeadlineExceeded
@@ -171,7 +177,7 @@ def test_async_endings_are_heard():
         raise KeyError
 
     asyncio.run(scene())
-    assert log.heard[1::2] == [("fail", "KeyError"), ("fail", "KeyError"), ("leave", None)]
+    assert log.heard[1::2] == [("fail", "KeyError"), ("fail", "KeyError"), ("leave", NO_RESULT)]
 
 
 def test_cancelling_a_guarded_coroutine_is_no_verdict():
@@ -193,8 +199,8 @@ def test_nested_with_blocks_of_one_guard_close_in_order():
     other = Log()
     with log, other, log:
         pass
-    assert log.heard == ["enter", "enter", ("leave", None), ("leave", None)]
-    assert other.heard == ["enter", ("leave", None)]
+    assert log.heard == ["enter", "enter", ("leave", NO_RESULT), ("leave", NO_RESULT)]
+    assert other.heard == ["enter", ("leave", NO_RESULT)]
 
 
 def test_with_blocks_may_be_left_out_of_order():
@@ -203,11 +209,11 @@ def test_with_blocks_may_be_left_out_of_order():
     second.__enter__()
     first.__exit__(None, None, None)
     second.__exit__(None, None, None)
-    assert first.heard == second.heard == ["enter", ("leave", None)]
+    assert first.heard == second.heard == ["enter", ("leave", NO_RESULT)]
 
 
 def test_leaving_a_guard_that_was_not_entered_here_is_an_error():
-    with pytest.raises(RuntimeError, match="not entered"):
+    with pytest.raises(RuntimeError, match="without having been entered"):
         Log().__exit__(None, None, None)
 
 
@@ -222,7 +228,7 @@ def test_with_blocks_of_two_tasks_do_not_mix():
         await asyncio.gather(block(), block())
 
     asyncio.run(scene())
-    assert log.heard == ["enter", "enter", ("leave", None), ("leave", None)]
+    assert log.heard == ["enter", "enter", ("leave", NO_RESULT), ("leave", NO_RESULT)]
 
 
 # -- generators -------------------------------------------------------------------------
@@ -649,3 +655,97 @@ def test_decorators_return_plain_functions_that_bind_as_methods():
 
     assert inspect.isfunction(Service.__dict__["predict"])
     assert Service().predict(4) == 8
+
+
+# -- blocks ---------------------------------------------------------------------------------
+
+
+class Tokens(Guard[int]):
+    """Gives a number to each call and writes down which one left."""
+
+    def __init__(self):
+        self.given, self.left = 0, []
+
+    def enter(self):
+        self.given += 1
+        return self.given
+
+    def leave(self, token, result):
+        self.left.append(token)
+
+    def fail(self, token, error):
+        self.left.append(-token)
+
+
+def block_in(guard):
+    with guard:
+        yield
+
+
+def test_a_block_may_end_in_another_context_than_it_began():
+    guard = Tokens()
+    steps = block_in(guard)
+    contextvars.copy_context().run(next, steps)
+    contextvars.copy_context().run(next, steps, None)
+    assert guard.left == [1]
+
+
+def test_blocks_in_two_generators_keep_their_tokens_apart():
+    guard = Tokens()
+    first, second = block_in(guard), block_in(guard)
+    next(first)
+    next(second)
+    next(first, None)
+    assert guard.left == [1]
+    second.close()
+    assert guard.left == [1, -2]
+
+
+def test_an_exit_stack_leaves_in_turn():
+    guard = Tokens()
+
+    async def main():
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(guard)
+            stack.enter_context(guard)
+            with guard:
+                pass
+        return guard.left
+
+    assert asyncio.run(main()) == [3, 2, 1]
+
+
+def test_no_block_is_kept_once_it_has_ended():
+    guard = Tokens()
+    for _ in range(3):
+        with guard, contextlib.suppress(KeyError), guard:
+            raise KeyError
+    assert blocks._BLOCKS.get(id(guard)) is None
+
+
+def test_a_mock_of_a_coroutine_function_is_one():
+    assert kind_of(unittest.mock.AsyncMock()) is Kind.COROUTINE
+    assert kind_of(unittest.mock.Mock()) is Kind.PLAIN
+
+
+@pytest.mark.parametrize("colour", ["decorated", "call"])
+def test_a_plain_function_that_makes_a_coroutine_is_a_mistake_and_says_so(colour):
+    async def fetch():
+        return 1
+
+    guard = Log()
+    with pytest.raises(TypeError, match="async"):
+        guard(lambda: fetch())() if colour == "decorated" else guard.call(lambda: fetch())
+    assert guard.heard[1] == ("fail", "AsyncInSync")
+
+
+def test_names_are_the_same_for_every_call():
+    class Callable:
+        def __call__(self): ...
+
+    assert [name_of(x) for x in (len, functools.partial(len), Callable(), "the request")] == [
+        "len",
+        "len",
+        "test_names_are_the_same_for_every_call.<locals>.Callable",
+        "the request",
+    ]

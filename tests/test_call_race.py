@@ -72,7 +72,7 @@ class Racing(Flow):
 @pytest.fixture
 def workers(monkeypatch):
     """Workers of this test alone."""
-    own = Workers(max_abandoned=1)
+    own = Workers(max_threads=1)
     monkeypatch.setattr(race, "WORKERS", own)
     return own
 

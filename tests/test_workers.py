@@ -45,13 +45,41 @@ def test_returning_hung_calls_are_struck_off():
     assert not workers.abandon(job)
 
 
-def test_too_many_hung_calls_are_refused_rather_than_piled_up():
+def test_too_many_hung_calls_of_one_function_are_refused_and_of_no_other():
     workers, release = Workers(max_abandoned=2), threading.Event()
     for _ in range(2):
         workers.abandon(workers.submit(release.wait, (), {}))
     with pytest.raises(BulkheadFull):
+        workers.run(release.wait, (0.0,), {}, 5.0)
+    assert workers.run(len, ("x",), {}, 5.0) == 1
+    release.set()
+    while workers.abandoned:
+        pass
+    assert workers.run(release.wait, (), {}, 5.0)
+    assert workers._hung == {}
+
+
+def test_there_is_an_end_to_hung_calls_of_all_functions_together():
+    workers, release = Workers(max_threads=2), threading.Event()
+    for hung in (lambda: release.wait(), lambda: release.wait()):
+        workers.abandon(workers.submit(hung, (), {}))
+    with pytest.raises(BulkheadFull):
         workers.run(len, ("x",), {}, 5.0)
     release.set()
+
+
+def test_a_function_that_cannot_be_hashed_will_do():
+    class Unhashable(list):
+        def __call__(self):
+            return len(self)
+
+    assert Workers().run(Unhashable("abc"), (), {}, 5.0) == 3
+
+
+def test_a_stop_iteration_of_a_job_reaches_who_waits():
+    job = Workers().submit(next, (iter(()),), {})
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        job.future.result(5.0)
 
 
 def test_errors_and_keyword_arguments_pass():

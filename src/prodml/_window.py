@@ -132,7 +132,7 @@ class CountWindow:
         # Numbers of calls, at most ``size`` of them.
         self._failed: deque[int] = deque()
         self._slow: deque[int] = deque()
-        self._lock: threading.Lock = threading.Lock()
+        self._lock: threading.RLock = threading.RLock()
 
     def add(self, outcome: int, now: float = 0.0) -> None:  # noqa: ARG002
         """Note one outcome in place of the oldest."""
@@ -225,7 +225,7 @@ class TimeWindow:
         # Long expired, so that the first outcome begins a slice.
         self._current: _Bucket = _Bucket(-buckets - 1, -math.inf)
         self._buckets: list[_Bucket] = [self._current] * buckets
-        self._lock: threading.Lock = threading.Lock()
+        self._lock: threading.RLock = threading.RLock()
 
     def add(self, outcome: int, now: float) -> None:
         """Note one outcome at ``now``."""

@@ -32,6 +32,7 @@ class _Call:
         "fn",
         "kwargs",
         "over",
+        "owner",
         "result",
     )
 
@@ -41,6 +42,8 @@ class _Call:
         self.fn: Callable[..., Any] = fn
         self.args: tuple[Any, ...] = args
         self.kwargs: Mapping[str, Any] = kwargs
+        # Whose call it is, where hung calls are counted.
+        self.owner: Any = _owner(fn)
         self.result: Any = None
         self.error: BaseException | None = None
         self.abandoned: bool = False
@@ -81,6 +84,9 @@ class Job(_Call):
     def tell(self) -> None:
         """Settle the future."""
         result, error = self.result, self.error
+        if isinstance(error, StopIteration):
+            # Futures and coroutines cannot carry one: it would end whoever waits, or nobody.
+            error = RuntimeError(f"the call raised {error!r}")
         # The traceback refers to frames that refer to this job: they would keep each other.
         self.result = self.error = None
         try:
@@ -90,6 +96,14 @@ class Job(_Call):
                 self.future.set_exception(error)
         finally:
             del error
+
+
+def _owner(fn: Any) -> Any:
+    try:
+        hash(fn)
+    except TypeError:
+        return type(fn)
+    return fn
 
 
 class _Desk:
@@ -109,16 +123,23 @@ class Workers:
     Parameters
     ----------
     max_abandoned
-        Hung calls tolerated at once; beyond it new calls are refused with
-        :class:`~prodml.errors.BulkheadFull` rather than piling up threads.
+        Hung calls of one function tolerated at once; beyond it new calls of that function are
+        refused with :class:`~prodml.errors.BulkheadFull` rather than piling up threads.  Other
+        functions are not concerned.
+    max_threads
+        Hung calls of all functions at which every new call is refused.
     max_idle
         Threads kept for the next call.
     """
 
-    def __init__(self, *, max_abandoned: int = 64, max_idle: int = 8) -> None:
+    def __init__(
+        self, *, max_abandoned: int = 64, max_threads: int = 1024, max_idle: int = 8
+    ) -> None:
         self.max_abandoned: int = max_abandoned
+        self.max_threads: int = max_threads
         self.max_idle: int = max_idle
         self._abandoned: int = 0
+        self._hung: dict[Any, int] = {}
         # The ends of a deque are safe to use from any thread.
         self._idle: deque[_Desk] = deque()
         self._lock: threading.Lock = threading.Lock()
@@ -129,10 +150,16 @@ class Workers:
         return self._abandoned
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        owner: Any = None,
     ) -> Job:
-        """Start the call at once on an idle or a new thread."""
+        """Start the call at once on an idle or a new thread; ``owner`` answers for ``fn``."""
         job = Job(fn, args, kwargs)
+        if owner is not None:
+            job.owner = _owner(owner)
         self._start(job)
         return job
 
@@ -142,6 +169,7 @@ class Workers:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         seconds: float,
+        name: str = "",
     ) -> Any:
         """Call and wait at most ``seconds``; then raise ``DeadlineExceeded`` and let it hang."""
         call = _Call(fn, args, kwargs)
@@ -152,7 +180,7 @@ class Workers:
             self.abandon(call)
             raise
         if not in_time and self.abandon(call):
-            raise DeadlineExceeded(getattr(fn, "__qualname__", repr(fn)), seconds)
+            raise DeadlineExceeded(name or getattr(fn, "__qualname__", "the call"), seconds)
         if not in_time:
             # It has ended while nobody looked.
             call.wait()
@@ -172,17 +200,19 @@ class Workers:
                 return False
             call.abandoned = True
             self._abandoned += 1
+            self._hung[call.owner] = self._hung.get(call.owner, 0) + 1
             return True
 
     def forget(self) -> None:
         """Start afresh in a forked child, where the threads do not exist."""
         self._abandoned = 0
+        self._hung = {}
         self._idle = deque()
         self._lock = threading.Lock()
 
     def _start(self, call: _Call) -> None:
-        if self._abandoned >= self.max_abandoned:
-            raise BulkheadFull("timeout workers", self.max_abandoned)
+        if self._hung:
+            self._refuse_too_many(call)
         try:
             desk = self._idle.pop()
         except IndexError:
@@ -193,16 +223,31 @@ class Workers:
         desk.call = call
         desk.go.release()
 
+    def _refuse_too_many(self, call: _Call) -> None:
+        if self._hung.get(call.owner, 0) >= self.max_abandoned:
+            raise BulkheadFull("timeout workers", self.max_abandoned)
+        if self._abandoned >= self.max_threads:
+            raise BulkheadFull("timeout workers", self.max_threads)
+
+    def _returned(self, call: _Call) -> None:
+        """Strike a call off that was given up and has come back after all."""
+        self._abandoned -= 1
+        left = self._hung[call.owner] - 1
+        if left:
+            self._hung[call.owner] = left
+        else:
+            del self._hung[call.owner]
+
     def _work(self, desk: _Desk) -> None:
         while True:
             desk.go.acquire()
             call, desk.call = desk.call, None
-            if call is None:
-                continue
+            assert call is not None, "who opens the gate has put a call on the desk"
             call.make()
             with self._lock:
                 call.over = True
-                self._abandoned -= call.abandoned
+                if call.abandoned:
+                    self._returned(call)
                 stays = len(self._idle) < self.max_idle
                 if stays:
                     # Before the caller hears of the end, so that its next call comes here.

@@ -160,10 +160,11 @@ class RateLimited(Rejected):
 class DeadlineExceeded(Rejected, TimeoutError):
     """``what`` did not finish, or could not begin, within ``seconds``."""
 
-    def __init__(self, what: str, seconds: float) -> None:
-        super().__init__(what, seconds)
+    def __init__(self, what: str, seconds: float, begun: bool = True) -> None:
+        super().__init__(what, seconds, begun)
         self.what: str = what
         self.seconds: float = seconds
+        self.begun: bool = begun
 
     def __str__(self) -> str:
         return f"{self.what} exceeded its {self.seconds:.3g} s"

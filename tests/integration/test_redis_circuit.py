@@ -33,7 +33,7 @@ def worker():
 
     yield build
     for breaker in made:
-        breaker.close()
+        breaker.unshare()
 
 
 def fail(breaker):
@@ -126,7 +126,7 @@ def test_breakers_have_a_key_each_and_calls_give_no_command(redis_url, worker):
     with redis.Redis.from_url(redis_url) as client:
         eventually(lambda: client.exists("prodml:circuit:a"))
         assert not client.exists("prodml:circuit:b")
-        second.close()
+        second.unshare()
         client.config_resetstat()
         for _ in range(200):
             with pytest.raises(CircuitOpen):

@@ -1,3 +1,5 @@
+import asyncio
+import contextlib
 import math
 import threading
 
@@ -9,7 +11,14 @@ from prodml._settings import retune, settings_of
 from prodml._window import Tally
 from prodml.errors import BadConfiguration, BulkheadFull, CircuitOpen, DeadlineExceeded
 from prodml.events import CircuitOpened, SettingsChanged, Stream
-from prodml.resilience import CircuitBreaker, CircuitState, Exponential
+from prodml.resilience import (
+    CircuitBreaker,
+    CircuitState,
+    Deadline,
+    Exponential,
+    Timeout,
+    compose,
+)
 from prodml.testing import ManualClock
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
@@ -668,6 +677,123 @@ def test_shadow_counts_how_often_it_would_have_opened(breaker, clock, facts):
     assert (shot.would_open, shot.opened) == (2, 0)
     assert (shot.would_reject, shot.would_reject_succeeded) == (2, 1)
     assert facts.names == ["SettingsChanged"]
+
+
+def test_a_disabled_breaker_lets_everything_pass_whatever_is_reported(make):
+    breaker = make(failure_threshold=1)
+    breaker.disable()
+    token = breaker.enter()
+    for verdict in (token, breaker.era):
+        assert not breaker.report(verdict, False)
+    call(breaker, fail, fail)
+    assert breaker.call(well) == "well"
+
+
+def test_disabling_it_while_a_call_is_being_admitted_holds(make, monkeypatch):
+    breaker = make(failure_threshold=1)
+    call(breaker, fail)
+    breaker.reset()
+    breaker.era.admits = False
+    times = iter([breaker.disable])
+    monkeypatch.setattr(breaker.clock, "monotonic", lambda: next(times, lambda: None)() or 0.0)
+    breaker.leave(breaker.enter(), 1)
+    monkeypatch.undo()
+    call(breaker, fail, fail)
+    assert breaker.call(well) == "well"
+
+
+class NoHeader(ConnectionError):
+    @property
+    def retry_after(self):
+        return float({}["Retry-After"])
+
+
+def test_an_error_that_cannot_tell_its_retry_after_opens_it_all_the_same(make):
+    breaker = make(failure_threshold=1)
+
+    def busy():
+        raise NoHeader
+
+    with pytest.raises(NoHeader):
+        breaker.call(busy)
+    assert breaker.state is OPEN
+
+
+@pytest.mark.parametrize("colour", ["plain", "awaited"])
+def test_a_request_whose_time_is_over_says_nothing_of_the_dependency(make, clock, colour):
+    breaker, called = make(failure_threshold=1), []
+
+    async def afetch():
+        called.append(1)
+
+    fetch = (lambda: called.append(1)) if colour == "plain" else afetch
+    guarded = compose(breaker, Timeout(1.0, clock=clock))(fetch)
+    for _ in range(3):
+        with Deadline(1.0, clock=clock):
+            clock.advance(2.0)
+            with pytest.raises(DeadlineExceeded) as late:
+                guarded() if colour == "plain" else asyncio.run(guarded())
+            assert not late.value.begun
+    assert (called, breaker.state, breaker.snapshot().consecutive) == ([], CLOSED, 0)
+
+
+def test_a_block_has_no_result_to_be_judged(make):
+    breaker = make(failure_threshold=1, failed=lambda result: result["status"] >= 500)
+
+    @breaker
+    def stream():
+        yield 1
+
+    with breaker:
+        pass
+    assert list(stream()) == [1]
+    assert breaker.state is CLOSED
+    breaker.call(lambda: {"status": 503})
+    assert breaker.state is OPEN
+
+
+def test_two_generators_with_a_block_each_do_not_swap_their_calls(make, clock):
+    breaker = make(success_threshold=1)
+
+    def stream():
+        with breaker:
+            yield
+
+    stale = stream()
+    next(stale)
+    half_open(breaker, clock)
+    trial = stream()
+    next(trial)
+    next(stale, None)
+    assert breaker.state is HALF_OPEN
+    next(trial, None)
+    assert breaker.state is CLOSED
+
+
+@pytest.mark.parametrize("window", [{}, {"window_seconds": 1e6}], ids=["count", "time"])
+def test_a_stream_that_fails_while_it_is_collected_under_the_lock_is_counted(make, window):
+    breaker = make(failure_rate=0.5, min_calls=50, window=100, failure_threshold=None, **window)
+
+    @breaker
+    def stream():
+        try:
+            yield 1
+        finally:
+            raise ConnectionError("while closing")
+
+    items = stream()
+    next(items)
+    done = threading.Event()
+
+    def collect():
+        with breaker._lock, breaker.era.window._lock:
+            with contextlib.suppress(ConnectionError):
+                items.close()
+        done.set()
+
+    threading.Thread(target=collect, daemon=True).start()
+    assert done.wait(10)
+    assert breaker.snapshot().window.failures == 1
 
 
 def test_whoever_heard_that_it_opened_hears_that_calls_pass_again(breaker, facts):

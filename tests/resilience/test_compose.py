@@ -292,3 +292,45 @@ def test_it_says_that_the_fallbacks_own_time_comes_on_top():
     told = compose(Fallback(abs), Retry(wait=lambda _: 1.0), Timeout(0.1)).explain()
     assert "Retry(3 attempts, waits of any length)" in told
     assert told.endswith("as long as it likes, and what its fallback takes.")
+
+
+def test_layers_with_clocks_of_their_own_wait_by_them(clock, events):
+    """The fallback has the machine's clock, the retry a manual one."""
+    retry = Retry(attempts=3, wait=3600.0, clock=clock, events=events)
+    guarded = compose(Fallback(0), retry, CircuitBreaker("db"))
+    assert guarded.call(down) == 0
+    assert clock.slept == [3600.0, 3600.0]
+
+
+def test_what_breaks_inside_a_layer_is_answered_by_those_around_it(clock, events):
+    broken = Retry(wait=lambda attempt: 1 / 0, clock=clock, events=events)
+    fallback = Fallback(0, clock=clock)
+    assert compose(fallback, broken, CircuitBreaker("db")).call(down) == 0
+
+
+def test_a_plain_function_that_gives_an_awaitable_is_awaited_by_acall():
+    breaker = CircuitBreaker("db", failure_threshold=2)
+
+    async def fails():
+        raise ConnectionError
+
+    async def main():
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                await compose(breaker).acall(lambda: fails())
+
+    asyncio.run(main())
+    assert breaker.state.value == "open"
+
+
+def test_fused_or_not_a_coroutine_out_of_a_plain_function_is_a_mistake():
+    async def fetch():
+        return 1
+
+    for policy in (compose(Fallback(0), Retry(), CircuitBreaker("db")), compose(Retry()), Retry()):
+        with pytest.raises(TypeError, match="async"):
+            policy.call(lambda: fetch())
+
+
+def down():
+    raise ConnectionError

@@ -161,3 +161,17 @@ def test_single_calls():
 def test_catching_what_is_no_exception_is_refused():
     with pytest.raises(BadConfiguration):
         Fallback(0, on=(KeyboardInterrupt,))
+
+
+def test_a_chain_answers_for_the_first_argument_however_it_is_passed():
+    chain = FallbackChain(default=lambda features: features * 2)
+    assert Fallback(chain)(down)(4, "other") == 8
+    assert Fallback(chain)(down)(row=4) == 8
+    with pytest.raises(AllFallbacksFailed) as failed:
+        Fallback(chain)(down)()
+    assert [type(cause) for cause in failed.value.exceptions] == [ConnectionError, IndexError]
+
+
+def test_a_class_makes_the_other_answer():
+    assert Fallback(dict)(down)() == {}
+    assert asyncio.run(Fallback(dict)(adown)()) == {}

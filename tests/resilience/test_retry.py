@@ -389,3 +389,11 @@ def _anamed(stream, names):
             await source.aclose()
 
     return opened
+
+
+def test_a_wait_beyond_all_clocks_is_refused_or_cut(make, clock):
+    with pytest.raises(BadConfiguration):
+        Retry(wait=1e12)
+    with pytest.raises(ConnectionError):
+        make(attempts=2, wait=lambda _: 1e300)(Script(LOST, LOST))()
+    assert clock.slept == [365 * 86_400.0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from prodml._settings import settings_of
-from prodml.errors import BadConfiguration, CircuitOpen, StoreUnavailable
+from prodml.errors import BadConfiguration, CircuitOpen, Conflict, StoreUnavailable
 from prodml.events import CircuitClosed, CircuitOpened, Stream
 from prodml.resilience import CircuitBreaker, CircuitState, SharedCircuit
 from prodml.stores import MemoryStore
@@ -325,6 +325,8 @@ def test_the_wall_clock_of_another_host_may_be_wrong(worker, clock):
         b"{}",
         b'{"state": "half_open", "seconds": 1, "at": 0, "reason": "", "attempt": 1}',
         b'{"state": "open", "seconds": 1e999, "at": 0, "reason": "", "attempt": 1}',
+        b'{"state": "open", "seconds": ' + b"9" * 400 + b', "at": 0, "reason": "", "attempt": 1}',
+        b"[" * 100_000,
         b'{"state": "open", "seconds": "many", "at": 0, "reason": "", "attempt": 1}',
         b'{"state": "open", "seconds": 1, "at": 0, "reason": 7, "attempt": 1}',
     ],
@@ -367,6 +369,108 @@ def test_the_end_of_a_local_drill_leaves_the_circuit_of_the_others_alone(worker,
     assert here.snapshot().mode == "enforcing"
 
 
+def test_an_operator_who_has_just_started_closes_the_circuit_of_all(worker, clock):
+    here = worker()
+    opened(clock, here)
+    operator = worker()
+    operator.reset()
+    sync(operator, here)
+    assert (operator.state, here.state) == (CLOSED, CLOSED)
+
+
+def test_a_reset_wins_over_an_opening_that_was_not_heard_yet(worker, clock):
+    here, operator = worker(), worker()
+    sync(here, operator)
+    fail(here)
+    sync(here, rounds=1)
+    operator.reset()
+    sync(operator, here)
+    assert (operator.state, here.state) == (CLOSED, CLOSED)
+
+
+def test_a_lease_shorter_than_the_interval_does_not_keep_it_from_closing(worker, clock, facts):
+    settings = {"reset_timeout": 0.3, "sync_interval": 0.5, "success_threshold": 2}
+    breaker = worker(**settings)
+    fail(breaker)
+    for _ in range(8):
+        clock.advance(0.25)
+        breaker.sync()
+        for _, token in admitted(breaker):
+            breaker.leave(token, None)
+    assert breaker.state is CLOSED
+    assert len(facts.of(CircuitOpened)) == 1
+
+
+def test_news_told_late_tell_how_much_is_left(worker, clock, store):
+    here, there = worker(), worker()
+    sync(here, there)
+    store.down = True
+    fail(here)
+    sync(here)
+    clock.advance(8.0)
+    store.down = False
+    sync(here, there)
+    assert there.snapshot().retry_after == pytest.approx(2.0)
+
+
+def test_news_of_a_state_that_is_over_are_not_told(worker, clock):
+    here, there = worker(), worker()
+    fail(here)
+    stale = here.era
+    here.reset()
+    here._link.tell(stale)
+    sync(here, there)
+    assert there.state is CLOSED
+
+
+def test_a_store_that_hangs_leaves_a_local_breaker(worker, clock, store, monkeypatch):
+    here, hanging, release = worker(), threading.Event(), threading.Event()
+    opened(clock, here)
+
+    def hang(key):
+        hanging.set()
+        release.wait(20)
+        raise StoreUnavailable("memory", "hung")
+
+    monkeypatch.setattr(store, "read", hang)
+    look = threading.Thread(target=here.sync)
+    look.start()
+    assert hanging.wait(10)
+    clock.advance(10.0)
+    assert len(admitted(here)) == 1
+    assert here.snapshot().shared == "cut off"
+    release.set()
+    look.join(10)
+
+
+def test_conflict_after_conflict_does_not_make_it_look_without_end(worker, store, monkeypatch):
+    here = worker()
+
+    def conflict(*_args, **_kwargs):
+        raise Conflict(KEY, 0, 1)
+
+    monkeypatch.setattr(store, "commit", conflict)
+    fail(here)
+    for woken in (True, False, False):
+        here._link._wake.clear()
+        here.sync()
+        assert here._link._wake.is_set() is woken
+    monkeypatch.undo()
+    here.sync()
+    assert json.loads(store.read(KEY)[0])["state"] == "open"
+
+
+def test_without_another_thread_the_call_passes(worker, monkeypatch):
+    def refused(self):
+        raise RuntimeError("can't start new thread")
+
+    here = worker()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        assert here.call(int) == 0
+    assert here.snapshot().shared == "cut off"
+
+
 def test_one_in_shadow_neither_tells_nor_follows(worker, clock):
     here, there = worker(), worker()
     here.shadow()
@@ -391,7 +495,7 @@ def test_closing_gives_the_lease_back_and_goes_on_alone(worker, clock):
     here, there = worker(), worker()
     opened(clock, here, there)
     due(clock, here, there)
-    here.close()
+    here.unshare()
     sync(there)
     due(clock, there, seconds=0.1)
     assert len(admitted(there)) == 1

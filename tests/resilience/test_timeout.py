@@ -7,6 +7,7 @@ import pytest
 from prodml._settings import retune
 from prodml.errors import BadConfiguration, DeadlineExceeded
 from prodml.resilience import Deadline, Timeout
+from prodml.testing import ManualClock
 
 REQUEST = contextvars.ContextVar("request", default="none")
 
@@ -232,3 +233,42 @@ def test_a_retuned_limit_holds_for_the_next_call(release):
         waiting(60)
     with pytest.raises(DeadlineExceeded):
         asyncio.run(awaiting(60))
+
+
+def test_the_error_names_the_function_and_not_its_address(release):
+    class Model:
+        def __call__(self):
+            return release.wait(60)
+
+    @Timeout(0.001)
+    def stream():
+        yield release.wait(60)
+
+    for call, name in ((Timeout(0.001)(Model()), "Model"), (lambda: next(stream()), "stream")):
+        with pytest.raises(DeadlineExceeded) as late:
+            call()
+        assert str(late.value).split(" exceeded")[0].endswith(name)
+
+
+def test_a_plain_function_that_gives_a_coroutine_is_a_mistake():
+    async def fetch():
+        return 1
+
+    with pytest.raises(TypeError, match="async"):
+        Timeout(30.0).call(fetch)
+    with pytest.raises(TypeError, match="async"):
+        Timeout(30.0)(lambda: fetch())()
+
+
+def test_a_clock_that_breaks_leaves_no_alarm_behind():
+    class Broken(ManualClock):
+        def monotonic(self):
+            raise OSError("no clock")
+
+    async def steps():
+        with pytest.raises(OSError, match="no clock"):
+            await Timeout(0.001, clock=Broken())(asyncio.sleep)(0)
+        await asyncio.sleep(0.01)
+        return "well"
+
+    assert outcome_of(steps) == "well"

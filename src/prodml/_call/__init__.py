@@ -21,9 +21,10 @@ is abandoned the shell closes the flow, so ``try/finally`` there gives permits b
 ``calm`` the shells written by hand for what costs nothing while all is well.
 """
 
+from prodml._call.blocks import pop, push
 from prodml._call.calm import CalmGuard, Recovery, fused
-from prodml._call.flow import Flow, opening
-from prodml._call.guard import Guard, WaitingGuard, _pop, _push, protect
+from prodml._call.flow import Flow, awaiting, opening
+from prodml._call.guard import NO_RESULT, Guard, WaitingGuard, protect
 from prodml._call.kinds import Kind, abandoned, kind_of
 from prodml._call.steps import Invoke, Outcome, Pause, Race, Step, Steps, Wait
 from prodml._call.stream import Opened
@@ -31,6 +32,7 @@ from prodml._call.timed import DeadlineFlow, TimedFlow
 from prodml._call.walk import arun, run
 
 __all__ = [
+    "NO_RESULT",
     "CalmGuard",
     "DeadlineFlow",
     "Flow",
@@ -47,13 +49,14 @@ __all__ = [
     "TimedFlow",
     "Wait",
     "WaitingGuard",
-    "_pop",
-    "_push",
     "abandoned",
     "arun",
+    "awaiting",
     "fused",
     "kind_of",
     "opening",
+    "pop",
     "protect",
+    "push",
     "run",
 ]

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from prodml._call.flow import FLOW_SHELLS, Flow
 from prodml._call.guard import GUARD_SHELLS, Guard
-from prodml._call.kinds import Kind, kind_of
+from prodml._call.kinds import AsyncInSync, Kind, kind_of, refuse_coroutine
 from prodml._call.steps import Invoke, Outcome, Steps
 from prodml._call.walk import arun, run
 from prodml._deadline import CURRENT
@@ -71,6 +71,8 @@ def _calm_plain(guard: Guard[Any], fn: _Fn) -> _Fn:
             began, token = 0.0, calm.enter()
         try:
             result = fn(*args, **kwargs)
+            if type(result) is CoroutineType:
+                refuse_coroutine(result)
         except BaseException as error:
             calm.fail(token or calm.token_of(era, began), error)
             raise
@@ -212,7 +214,10 @@ class _Parts:
         for recovery, inner in self.layers:
             if outcome[1] is None:
                 break
-            outcome = yield from recovery.recover(Invoke(inner, args, kwargs), outcome[1])
+            try:
+                outcome = yield from recovery.recover(Invoke(inner, args, kwargs), outcome[1])
+            except Exception as broken:
+                outcome = None, broken
         return outcome
 
     def told(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -261,11 +266,9 @@ def _recovering(parts: _Parts, fn: _Fn) -> _Fn:
         except Exception as error:
             failure = error
         else:
-            if type(result) is not CoroutineType:
-                return result
-            # The long way says what is wrong with that.
-            result.close()
-            return whole(*args, **kwargs)
+            if type(result) is CoroutineType:
+                refuse_coroutine(result)
+            return result
         try:
             return parts.settled(args, kwargs, failure)
         finally:
@@ -275,7 +278,7 @@ def _recovering(parts: _Parts, fn: _Fn) -> _Fn:
     return recovering
 
 
-def _fused_plain(parts: _Parts, calm: CalmGuard[Any], fn: _Fn) -> _Fn:
+def _fused_plain(parts: _Parts, calm: CalmGuard[Any], fn: _Fn) -> _Fn:  # noqa: C901 - one frame
     whole, paid, deadline = parts.whole, parts.paid, CURRENT.get
 
     @functools.wraps(fn)
@@ -293,11 +296,13 @@ def _fused_plain(parts: _Parts, calm: CalmGuard[Any], fn: _Fn) -> _Fn:
         began = 0.0 if start is None else start()
         try:
             result = fn(*args, **kwargs)
+            if type(result) is CoroutineType:
+                refuse_coroutine(result)
         except BaseException as error:
             calm.fail(calm.token_of(era, began), error)
-            if not isinstance(error, Exception):
+            if _passes(error):
                 raise
-            failure = error
+            failure = cast("Exception", error)
         else:
             if not era.quiet:
                 note = era.note
@@ -313,6 +318,11 @@ def _fused_plain(parts: _Parts, calm: CalmGuard[Any], fn: _Fn) -> _Fn:
             del failure
 
     return guarded
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether no recovery may answer it: the call was abandoned, or the program is wrong."""
+    return not isinstance(error, Exception) or isinstance(error, AsyncInSync)
 
 
 def _fused_coroutine(parts: _Parts, fn: _Fn) -> _Fn:

@@ -11,7 +11,7 @@ from prodml._call.stream import OpenItems, OpenStream
 from prodml._call.walk import arun, run
 from prodml.clock import Clock
 
-__all__ = ["FLOW_SHELLS", "Flow", "opening"]
+__all__ = ["FLOW_SHELLS", "Flow", "awaiting", "opening"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -106,6 +106,16 @@ def opening(fn: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
         source = fn if own is Kind.GENERATOR else _alone(fn)
         return functools.partial(_opened, source)
     return functools.partial(_opened_async, fn if own is Kind.ASYNC_GENERATOR else _alone_async(fn))
+
+
+def awaiting(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A coroutine function that awaits what the plain ``fn`` returns."""
+
+    @functools.wraps(fn)
+    async def awaited(*args: Any, **kwargs: Any) -> Any:
+        return await fn(*args, **kwargs)
+
+    return awaited
 
 
 def _opened(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> OpenItems:

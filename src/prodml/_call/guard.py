@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextvars import ContextVar
-from types import GeneratorType
-from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
+from enum import Enum
+from types import CoroutineType, GeneratorType
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, cast
 
+from prodml._call.blocks import pop, push
 from prodml._call.invoke import refuse_late
 from prodml._call.kinds import Kind, kind_of, refuse_coroutine
 from prodml._call.steps import Step, Steps
@@ -13,32 +14,21 @@ from prodml._call.stream import OpenStream
 from prodml._call.walk import arun, run
 from prodml.clock import Clock
 
-__all__ = ["GUARD_SHELLS", "Guard", "WaitingGuard", "protect"]
+__all__ = ["GUARD_SHELLS", "NO_RESULT", "Guard", "WaitingGuard", "protect"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 TokenT = TypeVar("TokenT")
 
-# Open ``with`` blocks of this thread or task, innermost first: (guard, token, rest).
-_OPEN: ContextVar[Any] = ContextVar("prodml_open_guards", default=None)
+
+class _NoResult(Enum):
+    """Stands for the result of what has none: a block, a generator."""
+
+    NO_RESULT = "no result"
 
 
-def _push(guard: object, token: Any) -> None:
-    _OPEN.set((guard, token, _OPEN.get()))
-
-
-def _pop(guard: object) -> Any:
-    stack, above = _OPEN.get(), list[Any]()
-    while stack is not None and stack[0] is not guard:
-        above.append(stack)
-        stack = stack[2]
-    if stack is None:
-        raise RuntimeError(f"{guard!r} was not entered in this thread or task")
-    rest = stack[2]
-    for entry in reversed(above):
-        rest = (entry[0], entry[1], rest)
-    _OPEN.set(rest)
-    return stack[1]
+NO_RESULT: Final = _NoResult.NO_RESULT
+"""Told to ``leave`` where there is no result to be judged."""
 
 
 class Guard(Generic[TokenT]):
@@ -68,7 +58,10 @@ class Guard(Generic[TokenT]):
         raise NotImplementedError
 
     def leave(self, token: TokenT, result: Any) -> None:
-        """Note that the call returned ``result``; never raises."""
+        """Note that the call returned ``result``; never raises.
+
+        Blocks and generators have no result to be judged: they give ``NO_RESULT``.
+        """
         raise NotImplementedError
 
     def fail(self, token: TokenT, error: BaseException) -> None:
@@ -81,7 +74,7 @@ class Guard(Generic[TokenT]):
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call ``fn(*args, **kwargs)`` protected."""
-        token = self._enter()
+        token = self.enter()
         try:
             result = fn(*args, **kwargs)
             refuse_coroutine(result)
@@ -103,27 +96,26 @@ class Guard(Generic[TokenT]):
         return result
 
     def __enter__(self) -> Self:
-        _push(self, self._enter())
+        push(self, self.enter())
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        token = _pop(self)
-        if error is None:
-            self.leave(token, None)
-        else:
-            self.fail(token, error)
+        self._end(pop(self), error)
 
     async def __aenter__(self) -> Self:
-        _push(self, await self.aenter())
+        push(self, await self.aenter())
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.__exit__(kind, error, trace)
+        self._end(pop(self), error)
+
+    def _end(self, token: TokenT, error: BaseException | None) -> None:
+        if error is None:
+            self.leave(token, NO_RESULT)
+        else:
+            self.fail(token, error)
 
     # What a guard that may wait does otherwise.
-
-    def _enter(self) -> TokenT:
-        return self.enter()
 
     async def aenter(self) -> TokenT:
         return self.enter()
@@ -233,6 +225,8 @@ def _guard_plain(guard: Guard[Any], fn: _Fn) -> _Fn:
         token = enter()
         try:
             result = fn(*args, **kwargs)
+            if type(result) is CoroutineType:
+                refuse_coroutine(result)
         except BaseException as error:
             fail(token, error)
             raise
@@ -290,7 +284,7 @@ def _guard_generator(guard: Guard[Any], fn: _Fn) -> _Fn:
         except BaseException as error:
             fail(token, error)
             raise
-        leave(token, result)
+        leave(token, NO_RESULT)
         return result
 
     return guarded
@@ -317,7 +311,7 @@ def _guard_async_generator(guard: Guard[Any], fn: _Fn) -> _Fn:
         except BaseException as error:
             guard.fail(token, error)
             raise
-        guard.leave(token, None)
+        guard.leave(token, NO_RESULT)
 
     return guarded
 

@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from prodml._call.kinds import Kind, kind_of, refuse_coroutine
+from prodml._call.kinds import Kind, kind_of, name_of, refuse_coroutine
 from prodml._call.steps import Invoke
 from prodml._deadline import expired, remaining
 from prodml._workers import WORKERS
@@ -12,11 +12,11 @@ from prodml.errors import DeadlineExceeded
 __all__ = ["ainvoke", "invoke", "refuse_late"]
 
 
-def refuse_late() -> None:
+def refuse_late(*, begun: bool = False) -> None:
     """Raise if the request's deadline has passed: what would begin now is too late."""
     limit = expired()
     if limit is not None:
-        raise DeadlineExceeded("the request", limit.seconds)
+        raise DeadlineExceeded("the request", limit.seconds, begun)
 
 
 def invoke(step: Invoke) -> Any:
@@ -24,9 +24,11 @@ def invoke(step: Invoke) -> Any:
     refuse_late()
     if step.timeout is None:
         result = step.fn(*step.args, **step.kwargs)
-        refuse_coroutine(result)
-        return result
-    return WORKERS.run(step.fn, step.args, step.kwargs, _clamped(step.timeout))
+    else:
+        limit = _clamped(step.timeout)
+        result = WORKERS.run(step.fn, step.args, step.kwargs, limit, name_of(step.fn))
+    refuse_coroutine(result)
+    return result
 
 
 async def ainvoke(step: Invoke) -> Any:
@@ -38,7 +40,7 @@ async def ainvoke(step: Invoke) -> Any:
         return (await result) if inspect.isawaitable(result) else result
     from prodml._call.limit import limited
 
-    if kind_of(fn) is Kind.COROUTINE:
+    if step.acall is not None or kind_of(fn) is Kind.COROUTINE:
         call = fn(*step.args, **step.kwargs)
     else:
         call = _ainvoke_on_worker(step)

@@ -2,12 +2,13 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from enum import Enum
 from types import CoroutineType, FunctionType, MethodType
 from typing import Any
 
-__all__ = ["AsyncInSync", "Kind", "abandoned", "kind_of", "refuse_coroutine"]
+__all__ = ["AsyncInSync", "Kind", "abandoned", "kind_of", "name_of", "refuse_coroutine"]
 
 
 class Kind(Enum):
@@ -43,6 +44,8 @@ def kind_of(fn: Callable[..., Any]) -> Kind:
         raise TypeError(message)
     if isinstance(target, type) or not callable(target):
         raise TypeError(f"cannot protect {fn!r}: decorate a function, not {type(target).__name__}")
+    if _is_marked(target):
+        return Kind.COROUTINE
     if not isinstance(target, (FunctionType, MethodType)) and not inspect.isbuiltin(target):
         target = type(target).__call__
     if inspect.isasyncgenfunction(target):
@@ -52,6 +55,27 @@ def kind_of(fn: Callable[..., Any]) -> Kind:
     if inspect.isgeneratorfunction(target):
         return Kind.GENERATOR
     return Kind.PLAIN
+
+
+def _is_marked(target: Any) -> bool:
+    """Whether an object says of itself that it is a coroutine function, as an AsyncMock does."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and bool(asyncio.iscoroutinefunction(target))
+
+
+def name_of(what: Any) -> str:
+    """What an error calls ``what``: the same for every call, without addresses.
+
+    Examples
+    --------
+    >>> name_of(len), name_of(functools.partial(len)), name_of("the request")
+    ('len', 'len', 'the request')
+    """
+    while isinstance(what, functools.partial):
+        what = what.args[0] if what.args and callable(what.args[0]) else what.func
+    if isinstance(what, str):
+        return what
+    return str(getattr(what, "__qualname__", type(what).__qualname__))
 
 
 def abandoned(error: BaseException) -> bool:

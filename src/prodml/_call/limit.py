@@ -8,9 +8,10 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
+from prodml._call.kinds import name_of
 from prodml.errors import DeadlineExceeded
 
-__all__ = ["Alarm", "limited", "name_of"]
+__all__ = ["Alarm", "limited"]
 
 T = TypeVar("T")
 
@@ -57,8 +58,3 @@ async def limited(awaited: Awaitable[T], seconds: float, what: object) -> T:
     if alarm.rang:
         alarm.took(None)
     return result
-
-
-def name_of(what: object) -> str:
-    """What a ``DeadlineExceeded`` calls the callee."""
-    return getattr(what, "__qualname__", repr(what))

@@ -4,7 +4,8 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from prodml._call.limit import Alarm, name_of
+from prodml._call.kinds import name_of
+from prodml._call.limit import Alarm
 from prodml._call.steps import Steps
 from prodml._call.walk import arun
 from prodml._deadline import CURRENT, Limit, restore
@@ -44,8 +45,8 @@ def limiting(flow: Timed, fn: Callable[..., Awaitable[Any]]) -> Callable[..., An
         if outer is not None and outer.left() <= seconds:
             # The outer one ends first, and may have ended: the long way knows all that.
             return await arun(flow.steps(fn, args, kwargs), clock)
-        alarm = Alarm(seconds)
-        before = CURRENT.set(Limit(clock.monotonic() + seconds, clock, seconds))
+        limit = Limit(clock.monotonic() + seconds, clock, seconds)
+        before, alarm = CURRENT.set(limit), Alarm(seconds)
         try:
             result = await fn(*args, **kwargs)
         except BaseException as error:

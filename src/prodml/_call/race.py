@@ -65,7 +65,7 @@ class _Contest(Generic[RunT]):
 
     def another(self) -> Invoke | None:
         """Return the next call if it is due; raise if the request's time is over."""
-        refuse_late()
+        refuse_late(begun=True)
         if SYSTEM_CLOCK.monotonic() < self.due:
             return None
         call = self.step.again()
@@ -118,7 +118,7 @@ def _first_answer(contest: "_Contest[Future[Any]]", jobs: list[Job]) -> Outcome:
 
 
 def _submit(call: Invoke, contest: "_Contest[Future[Any]]", jobs: list[Job]) -> None:
-    job = WORKERS.submit(_attempt, (call, contest), {})
+    job = WORKERS.submit(_attempt, (call, contest), {}, call.fn)
     jobs.append(job)
     contest.running[job.future] = call
 

@@ -6,7 +6,7 @@ from types import CoroutineType
 from typing import Any
 
 from prodml._call.flow import FLOW_SHELLS, Flow
-from prodml._call.kinds import Kind, refuse_coroutine
+from prodml._call.kinds import Kind, name_of, refuse_coroutine
 from prodml._call.steps import Invoke, Steps
 from prodml._call.walk import arun, run
 from prodml._deadline import CURRENT, Limit, narrow, restore
@@ -98,7 +98,7 @@ def _deadline_coroutine(flow: DeadlineFlow, fn: _Fn) -> _Fn:
 
 
 def _timed_plain(flow: TimedFlow, fn: _Fn) -> _Fn:
-    clock, deadline = flow.clock, CURRENT.get
+    clock, deadline, name = flow.clock, CURRENT.get, name_of(fn)
 
     @functools.wraps(fn)
     def cut(*args: Any, **kwargs: Any) -> Any:
@@ -107,9 +107,12 @@ def _timed_plain(flow: TimedFlow, fn: _Fn) -> _Fn:
             return run(flow.steps(fn, args, kwargs), clock)
         before = CURRENT.set(Limit(clock.monotonic() + seconds, clock, seconds))
         try:
-            return WORKERS.run(fn, args, kwargs, seconds)
+            result = WORKERS.run(fn, args, kwargs, seconds, name)
         finally:
             restore(before)
+        if type(result) is CoroutineType:
+            refuse_coroutine(result)
+        return result
 
     return cut
 

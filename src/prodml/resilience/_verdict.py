@@ -34,4 +34,4 @@ def refused(error: Exception) -> bool:
 
     A deadline that has passed says that it hung.
     """
-    return isinstance(error, Rejected) and not isinstance(error, DeadlineExceeded)
+    return isinstance(error, Rejected) and not (isinstance(error, DeadlineExceeded) and error.begun)

@@ -9,10 +9,13 @@ from typing import Any, TypeAlias, cast, final
 from prodml.errors import BadConfiguration
 from prodml.resilience._bounds import seconds
 
-__all__ = ["DecorrelatedJitter", "Exponential", "FullJitter", "Wait", "asked_wait"]
+__all__ = ["LONGEST_WAIT", "DecorrelatedJitter", "Exponential", "FullJitter", "Wait", "asked_wait"]
 
 Wait: TypeAlias = float | Callable[[int], float] | Any
 """Seconds, a function of the attempt that failed (from 1), or a tenacity wait strategy."""
+
+LONGEST_WAIT = 365.0 * 86_400.0
+"""Seconds that nobody means to wait for longer; a machine's clock cannot count much further."""
 
 # 2.0 ** 1024 overflows; no cap is reached later than this.
 _LAST_DOUBLING = 60
@@ -174,7 +177,11 @@ def _ordered(base: float, cap: float) -> None:
 
 def asked_wait(error: BaseException) -> float:
     """Seconds that the callee asks to be left alone, by its error's ``retry_after``; or 0.0."""
-    asked = getattr(error, "retry_after", None)
+    try:
+        asked = getattr(error, "retry_after", None)
+    except Exception:
+        # A property that reads a header which is not there.
+        return 0.0
     # Whatever else a foreign error may keep under that name is not a number of seconds.
     if isinstance(asked, int | float) and not math.isnan(asked):
         return max(0.0, asked)
@@ -198,12 +205,12 @@ def waiting(wait: Wait) -> Callable[[int, Exception, float], float]:
         if _is_tenacity(type(strategy)):
             return lambda attempt, error, _: float(strategy(_tenacity_state(attempt, error)))
         return lambda attempt, _error, _before: float(strategy(attempt))
-    if isinstance(wait, int | float) and 0 <= wait < float("inf"):
+    if isinstance(wait, int | float) and 0 <= wait <= LONGEST_WAIT:
         constant = float(wait)
         return lambda _attempt, _error, _before: constant
     raise BadConfiguration(
-        f"wait must be seconds >= 0, a function of the attempt or a tenacity wait strategy, "
-        f"not {wait!r}"
+        f"wait must be seconds >= 0, a year at most, a function of the attempt or a tenacity "
+        f"wait strategy, not {wait!r}"
     )
 
 

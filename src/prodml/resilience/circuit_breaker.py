@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from prodml._call import CalmGuard
+from prodml._call import NO_RESULT, CalmGuard
 from prodml._window import FAILED, OK, SLOW, CountWindow, Tally, Ticks, TimeWindow, Window
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration, CircuitOpen
@@ -94,6 +94,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         Exception classes that give no verdict, whatever ``on`` says.
     failed
         Tells from a result whether the call failed; one that raises counts as a failure.
+        Blocks and generators have no result.
     store
         Where workers share the state under the breaker's ``name``: a URL
         (``redis://...``, ``sqlite:///...``), a client, or a
@@ -223,7 +224,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
             if token.note is not None:
                 token.note(0.0)
                 return
-        self._conclude(token, OK if self.failed is None else self._verdict_on(result), None)
+        self._conclude(token, self._verdict_on(result), None)
 
     def fail(self, token: CircuitToken, error: BaseException) -> None:
         """Note that the call raised, or was abandoned."""
@@ -259,7 +260,9 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         ('open', False)
         """
         era = token.era
-        if era is None or self.era is not era or era.state is CircuitState.OPEN:
+        if era is None or self.era is not era or self._mode is Mode.DISABLED:
+            return False
+        if era.state is CircuitState.OPEN:
             return False
         now = self.clock.monotonic()
         if era.state is CircuitState.CLOSED:
@@ -313,7 +316,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         """Reject every call of this process until :meth:`reset`."""
         with self._lock:
             old, self._mode = self._mode, Mode.FORCED
-            era = self._open(reason, math.inf)
+            era = self._to_open(reason, math.inf)
         self._tell_mode(old, Mode.FORCED)
         self._announce(era)
 
@@ -339,16 +342,14 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         if self._link is not None:
             self._link.sync()
 
-    def close(self) -> None:
-        """Stop sharing the state with other workers; without a ``store`` there is nothing to do."""
+    def unshare(self) -> None:
+        """Stop sharing the state with other workers, and go on alone."""
         if self._link is not None:
             self._link.close()
 
     # -- admission ------------------------------------------------------------------------
 
     def _admit(self) -> CircuitToken:
-        if self._mode is Mode.DISABLED:
-            return UNWATCHED
         if self._link is not None:
             self._link.start()
         now = self.clock.monotonic()
@@ -369,6 +370,8 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         return token
 
     def _token(self, era: Era, now: float) -> CircuitToken | None:
+        if self._mode is Mode.DISABLED:
+            return UNWATCHED
         if era.state is CircuitState.CLOSED:
             era.admits = True
             return self.token_of(era, now)
@@ -416,8 +419,10 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
 
     def _verdict_on(self, result: Any) -> int:
         failed = self.failed
+        if failed is None or result is NO_RESULT:
+            return OK
         try:
-            return FAILED if failed is not None and failed(result) else OK
+            return FAILED if failed(result) else OK
         except Exception:
             # An answer that the predicate cannot read is not a good one.
             return FAILED
@@ -439,8 +444,9 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         if verdict is None and not isinstance(token, Trial):
             return
         now = self.clock.monotonic()
-        if verdict is not None and self.slow_after is not None and isinstance(token, Timed):
-            verdict |= SLOW if now - token.at >= self.slow_after else OK
+        slow_after = self.slow_after
+        if verdict is not None and slow_after is not None and isinstance(token, Timed):
+            verdict |= SLOW if now - token.at >= slow_after else OK
         if isinstance(token, Trial):
             self._note_trial(token, verdict, now, error)
         elif verdict is not None:
@@ -502,12 +508,12 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
                 last = "a bad result" if error is None else type(error).__name__
                 how = f"failed: {last}" if verdict & FAILED else "was slow"
                 self._attempt += 1
-                begun = self._open(f"trial call {how}", now + open_seconds)
+                begun = self._to_open(f"trial call {how}", now + open_seconds)
             elif verdict == OK:
                 era.successes += 1
                 if era.successes >= self.success_threshold:
                     self._attempt = 0
-                    begun = self._close(f"{era.successes} trial calls succeeded")
+                    begun = self._to_closed(f"{era.successes} trial calls succeeded")
         self._announce(begun)
 
     def _trip(self, era: Era, reason: str, now: float, error: BaseException | None) -> None:
@@ -516,7 +522,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
             if self.era is not era:
                 return
             self._attempt += 1
-            begun = self._open(reason, now + open_seconds)
+            begun = self._to_open(reason, now + open_seconds)
         self._announce(begun)
 
     def _open_seconds(self, attempt: int, error: BaseException | None) -> float:
@@ -532,7 +538,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
 
     # -- eras: all of these but _announce run under the lock --------------------------------
 
-    def _open(self, reason: str, until: float) -> Era:
+    def _to_open(self, reason: str, until: float) -> Era:
         shadow = self._mode is Mode.SHADOW
         self._opened += not shadow
         self._would_open += shadow
@@ -541,7 +547,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         era.rejects = not shadow
         return era
 
-    def _close(self, reason: str) -> Era:
+    def _to_closed(self, reason: str) -> Era:
         self.era = era = self._closed(self.era.number + 1, reason)
         return era
 
@@ -580,7 +586,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
 
     def _retuned(self) -> None:
         if self.era.state is CircuitState.CLOSED:
-            self._close("retuned")
+            self._to_closed("retuned")
 
     def _announce(self, era: Era | None, *, heard: bool = False) -> None:
         if era is None or self._mode is Mode.SHADOW:
@@ -614,9 +620,9 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
                 return
             self._attempt = attempt
             if state is CircuitState.OPEN:
-                begun = self._open(reason, now + open_seconds)
+                begun = self._to_open(reason, now + open_seconds)
             else:
-                begun = self._close(reason)
+                begun = self._to_closed(reason)
         self._announce(begun, heard=True)
 
     # -- modes ----------------------------------------------------------------------------
@@ -625,7 +631,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
         with self._lock:
             old, self._mode = self._mode, mode
             rejecting = old is not Mode.SHADOW and self.era.state is not CircuitState.CLOSED
-            era = self._close(reason)
+            era = self._to_closed(reason)
             self._attempt = 0
             self._waved = self._waved_well = self._would_open = 0
             self._wave = Pass()
@@ -635,7 +641,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
             self.events.emit(CircuitClosed(at=at, source=self.name, reason=era.reason))
         if self._link is not None and mode is Mode.ENFORCING:
             # What this process was told to do alone is over: the others know better.
-            self._link.tell(era) if old is mode else self._link.hear()
+            self._link.tell(era, insists=True) if old is mode else self._link.hear()
 
     def _tell_mode(self, old: Mode, new: Mode) -> None:
         if old is new:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Never, ParamSpec, TypeAlias, TypeVar, cast, final, overload
 
-from prodml._call import CalmGuard, Flow, Guard, Kind, Recovery, fused, kind_of
+from prodml._call import CalmGuard, Flow, Guard, Kind, Recovery, awaiting, fused, kind_of
 from prodml.errors import BadConfiguration
 from prodml.resilience._joined import Joined
 from prodml.resilience.adaptive_limit import AdaptiveLimiter, LimitShare
@@ -113,7 +113,8 @@ class Composition(Joined[F_co], Generic[F_co]):
         self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Awaitable[R | F_co]:
         """Await ``fn(*args, **kwargs)`` behind every policy."""
-        return cast("Awaitable[R | F_co]", self._around(fn)(*args, **kwargs))
+        asked = awaiting(fn) if kind_of(fn) is Kind.PLAIN else fn
+        return cast("Awaitable[R | F_co]", self._around(asked)(*args, **kwargs))
 
     @property
     def worst_case(self) -> float:
@@ -166,7 +167,12 @@ def _recoveries(layer: Layer, outer: list[Layer]) -> list[Recovery]:
         return []
     found = [cast("Recovery", layer)] if _calm(layer) else []
     while outer and _calm(outer[-1]):
-        found.insert(0, cast("Recovery", outer.pop()))
+        nearest = cast("Recovery", outer[-1])
+        if found and nearest.clock is not found[0].clock:
+            # One wrapper waits by one clock.
+            break
+        found.insert(0, nearest)
+        outer.pop()
     return found
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Self, final
 
-from prodml._call import DeadlineFlow, _pop, _push
+from prodml._call import DeadlineFlow, pop, push
 from prodml._deadline import narrow, remaining, restore
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.resilience._bounds import seconds
@@ -59,8 +59,8 @@ class Deadline(DeadlineFlow):
         return remaining()
 
     def __enter__(self) -> Self:
-        _push(self, narrow(self.seconds, self.clock))
+        push(self, narrow(self.seconds, self.clock))
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        restore(_pop(self))
+        restore(pop(self))

@@ -70,6 +70,7 @@ class Fallback(Joined[F_co], Recovery):  # type: ignore[misc]  # the joined type
     on: Failures
     name: str
     clock: Clock
+    _kind: Kind | None
 
     @overload
     def __init__(
@@ -115,6 +116,9 @@ class Fallback(Joined[F_co], Recovery):  # type: ignore[misc]  # the joined type
         self.name = name
         self.clock = clock
         check_failures(self, "on")
+        function = callable(to) and not isinstance(to, FallbackChain)
+        # A class is a function that makes an object.
+        self._kind = (Kind.PLAIN if isinstance(to, type) else kind_of(to)) if function else None
 
     def call(  # type: ignore[override]  # as above
         self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
@@ -126,7 +130,10 @@ class Fallback(Joined[F_co], Recovery):  # type: ignore[misc]  # the joined type
         """The other answer, or both errors."""
         if not counts(self.on, error):
             return None, error
-        answer, second = yield from self._answer(call.args, call.kwargs)
+        try:
+            answer, second = yield from self._answer(call.args, call.kwargs)
+        except Exception as broken:
+            answer, second = None, broken
         if second is None:
             return answer, None
         return None, AllFallbacksFailed(f"{self.name}: no answer", [error, second])
@@ -134,11 +141,13 @@ class Fallback(Joined[F_co], Recovery):  # type: ignore[misc]  # the joined type
     def _answer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Steps:
         to = self.to
         if isinstance(to, FallbackChain):
-            served, error = yield from to.steps(*args, **kwargs)
+            # A chain answers for features: the first argument.
+            features = [*args, *kwargs.values()]
+            served, error = yield from to.steps(features[0])
             return (None if error is not None else served.value), error
-        if not callable(to):
+        if self._kind is None:
             return to, None
-        if kind_of(to) is Kind.COROUTINE:
+        if self._kind is Kind.COROUTINE:
             return (yield Invoke(to, args, kwargs))
         try:
             # Not a step: steps are refused when no time is left, and that is when it counts.
@@ -161,10 +170,7 @@ class Fallback(Joined[F_co], Recovery):  # type: ignore[misc]  # the joined type
 
     @property
     def _awaited(self) -> bool:
-        to = self.to
-        if isinstance(to, FallbackChain) or not callable(to):
-            return False
-        return kind_of(to) in (Kind.COROUTINE, Kind.ASYNC_GENERATOR)
+        return self._kind in (Kind.COROUTINE, Kind.ASYNC_GENERATOR)
 
     def _as_function(self) -> Callable[..., Any]:
         to = self.to
@@ -174,8 +180,8 @@ class Fallback(Joined[F_co], Recovery):  # type: ignore[misc]  # the joined type
 
 
 def _values(chain: FallbackChain[Any]) -> Callable[..., Any]:
-    def value(features: Any) -> Any:
-        return chain(features).value
+    def value(*args: Any, **kwargs: Any) -> Any:
+        return chain([*args, *kwargs.values()][0]).value
 
     return value
 

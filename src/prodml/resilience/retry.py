@@ -14,7 +14,7 @@ from prodml.errors import RejectedAnswer
 from prodml.events import EVENTS, CallRetried, Stream
 from prodml.resilience._bounds import at_least, seconds
 from prodml.resilience._verdict import Failures, check_failures, counts, refused
-from prodml.resilience.backoff import FullJitter, Wait, asked_wait, waiting
+from prodml.resilience.backoff import LONGEST_WAIT, FullJitter, Wait, asked_wait, waiting
 from prodml.resilience.budget import RetryBudget
 
 __all__ = ["Retry"]
@@ -177,7 +177,7 @@ class Retry(Recovery):
     def _next_wait(self, attempt: int, error: Exception, before: float) -> tuple[float, str]:
         if attempt >= self.attempts:
             return 0.0, "no attempts left"
-        pause = max(0.0, self._waiting(attempt, error, before))
+        pause = min(max(0.0, self._waiting(attempt, error, before)), LONGEST_WAIT)
         asked = asked_wait(error)
         if asked > self.retry_after_cap:
             return 0.0, f"the callee asks for {asked:.3g} s, more than retry_after_cap"

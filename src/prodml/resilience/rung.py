@@ -1,5 +1,6 @@
 """One way to an answer, with what is asked of it."""
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable
@@ -118,5 +119,6 @@ class Rung(Generic[T_co]):
         known = sorted(self._took)
         if len(known) < _ENOUGH or known[math.ceil(0.95 * len(known)) - 1] <= left:
             return True
-        self._took.popleft()
+        with contextlib.suppress(IndexError):
+            self._took.popleft()
         return False

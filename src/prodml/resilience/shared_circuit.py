@@ -86,7 +86,7 @@ class SharedCircuit:
     >>> there.sync()
     >>> there.state.value, there.snapshot().reason
     ('open', '1 failures in a row, the last: ValueError')
-    >>> here.close(), there.close()
+    >>> here.unshare(), there.unshare()
     (None, None)
     """
 
@@ -97,7 +97,8 @@ class SharedCircuit:
         self._key: str = _PREFIX + breaker.name
         self._owner: str = os.urandom(8).hex()
         self._revision: int = 0
-        self._news: dict[str, Any] | None = None
+        self._news: Era | None = None
+        self._insists: bool = False
         self._reachable: bool = True
         self._closed: bool = False
         self._lease: Lease | None = None
@@ -105,6 +106,10 @@ class SharedCircuit:
         self._tried: int = 0
         self._rejected: int = 0
         self._wanted: bool = False
+        self._conflicts: int = 0
+        self._afresh: bool = False
+        # When the look that is under way began.
+        self._asked: float = math.inf
         self._lock: threading.Lock = threading.Lock()
         self._turn: threading.Lock = threading.Lock()
         self._wake: threading.Event = threading.Event()
@@ -115,15 +120,24 @@ class SharedCircuit:
     @property
     def condition(self) -> str:
         """``"connected"`` or ``"cut off"``."""
-        return "connected" if self._reachable and not self._closed else "cut off"
+        alone = not self._reachable or self._closed or self._hangs
+        return "cut off" if alone else "connected"
+
+    @property
+    def _hangs(self) -> bool:
+        """Whether the look that is under way takes too long: as good as no store."""
+        breaker = self._breaker()
+        if breaker is None:
+            return False
+        return breaker.clock.monotonic() - self._asked > 2.0 * breaker.sync_interval
 
     @property
     def may_try(self) -> bool:
         """Whether this worker may make trial calls: it has the lease, or nobody to ask."""
-        if not self._reachable or self._closed:
-            return True
         breaker = self._breaker()
-        return breaker is not None and breaker.clock.monotonic() < self._lease_ends
+        if breaker is None or not self._reachable or self._closed or self._hangs:
+            return True
+        return breaker.clock.monotonic() < self._lease_ends
 
     def start(self) -> None:
         """Begin to listen, on a daemon thread."""
@@ -133,22 +147,35 @@ class SharedCircuit:
             if self.started:
                 return
             self.started = True
-        threading.Thread(target=self._work, name="prodml-shared-circuit", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="prodml-shared-circuit", daemon=True).start()
+        except RuntimeError:
+            # No more threads are to be had: alone, until the next change of state.
+            self.started = self._reachable = False
 
-    def tell(self, era: Era) -> None:
+    def tell(self, era: Era, *, insists: bool = False) -> None:
         """Have the others told that ``era`` has begun."""
         breaker = self._breaker()
         if breaker is None or era.state is CircuitState.HALF_OPEN:
             return
+        present = breaker.era
+        if present is era or present.state is CircuitState.HALF_OPEN:
+            # Else it is over already: who ended it tells what came after.
+            self._news, self._insists = era, insists
+            self._wake.set()
+
+    def _record(self, breaker: _Breaker, era: Era) -> bytes:
+        # When it is written, not when it happened: the store may have been away meanwhile.
         now = breaker.clock.monotonic()
-        self._news = {
+        left = max(0.0, era.until - now) if era.state is CircuitState.OPEN else 0.0
+        record = {
             "state": era.state.value,
-            "seconds": max(0.0, era.until - now) if era.state is CircuitState.OPEN else 0.0,
+            "seconds": left,
             "at": breaker.clock.time(),
             "reason": era.reason,
             "attempt": breaker.snapshot().attempt,
         }
-        self._wake.set()
+        return json.dumps(record).encode()
 
     def want(self) -> None:
         """Say that a call was rejected which might have been a trial."""
@@ -157,7 +184,7 @@ class SharedCircuit:
 
     def hear(self) -> None:
         """Follow what the store says, as a worker that has just started."""
-        self._revision, self._news = 0, None
+        self._afresh = True
         self._wake.set()
 
     def close(self) -> None:
@@ -193,38 +220,47 @@ class SharedCircuit:
         breaker = self._breaker()
         if breaker is not None and breaker.sharing and not self._closed:
             with self._turn:
+                self._asked = breaker.clock.monotonic()
                 self._reachable = self._try(lambda: self._exchange(breaker))
+                self._asked = math.inf
 
     def _try(self, work: Any) -> bool:
         try:
             work()
         except Conflict:
-            # Somebody was faster; what it was is heard with the next look.
-            self._wake.set()
+            # Somebody was faster, which is heard at once; but not again and again.
+            self._conflicts += 1
+            if self._conflicts == 1:
+                self._wake.set()
         except Exception:
             # Whatever is wrong with the store: the breaker goes on alone.
             self._lease, self._lease_ends = None, -math.inf
             return False
+        else:
+            self._conflicts = 0
         return True
 
     def _exchange(self, breaker: _Breaker) -> None:
         value, revision = self._store.read(self._key)
+        if self._afresh:
+            self._afresh, self._revision, self._news = False, 0, None
         heard = _decoded(value) if revision != self._revision else None
         news = self._news
         if value is None and news is None and breaker.era.state is not CircuitState.CLOSED:
             # The store has lost its memory; the worker that was open has not.
             self.tell(breaker.era)
             news = self._news
-        if heard is not None and (news is None or heard["state"] == CircuitState.OPEN.value):
+        opened = heard is not None and heard["state"] == CircuitState.OPEN.value
+        if heard is not None and (news is None or (opened and not self._insists)):
             self._drop(news)
             self._follow(breaker, heard)
         elif news is not None:
-            revision = self._store.commit(self._key, json.dumps(news).encode(), revision)
+            revision = self._store.commit(self._key, self._record(breaker, news), revision)
             self._drop(news)
         self._revision = revision
         self._hold(breaker)
 
-    def _drop(self, news: dict[str, Any] | None) -> None:
+    def _drop(self, news: Era | None) -> None:
         # What was told in the meantime stays.
         if self._news is news:
             self._news = None
@@ -254,11 +290,11 @@ class SharedCircuit:
             self._store.release(lease)
 
     def _take(self, breaker: _Breaker, now: float) -> None:
-        lease = self._store.acquire(f"{self._key}:trial", self._owner, breaker.lease)
+        lease = self._store.acquire(f"{self._key}:trial", self._owner, _ttl(breaker))
         if lease is not None:
             self._lease, self._tried = lease, 0
             # From before the question was asked: it must not last longer here than there.
-            self._lease_ends = now + breaker.lease
+            self._lease_ends = now + _ttl(breaker)
 
     def _keep(self, breaker: _Breaker, era: Era, now: float) -> None:
         if self._lease is None:
@@ -267,8 +303,8 @@ class SharedCircuit:
         elif era.tried != self._tried:
             self._tried = era.tried
             try:
-                self._lease = self._store.renew(self._lease, breaker.lease)
-                self._lease_ends = now + breaker.lease
+                self._lease = self._store.renew(self._lease, _ttl(breaker))
+                self._lease_ends = now + _ttl(breaker)
             except LeaseLost:
                 self._lease, self._lease_ends = None, -math.inf
         if now >= self._lease_ends:
@@ -289,6 +325,11 @@ class SharedCircuit:
             breaker.era.admits = False
 
 
+def _ttl(breaker: _Breaker) -> float:
+    # It is prolonged at each look, so it has to last beyond the next one.
+    return max(breaker.lease, 3.0 * breaker.sync_interval)
+
+
 def _decoded(value: bytes | None) -> dict[str, Any] | None:
     """Record in ``value``, or None if it is not one: a foreign value must not open a circuit."""
     if value is None:
@@ -298,7 +339,7 @@ def _decoded(value: bytes | None) -> dict[str, Any] | None:
         known = CircuitState(record["state"]) is not CircuitState.HALF_OPEN
         finite = math.isfinite(float(record["seconds"])) and math.isfinite(float(record["at"]))
         typed = isinstance(record["reason"], str) and isinstance(record["attempt"], int)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return record if known and finite and typed else None
 
