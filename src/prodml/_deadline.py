@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from prodml.clock import Clock
 
-__all__ = ["CURRENT", "Limit", "expired", "narrow", "remaining", "restore"]
+__all__ = ["CURRENT", "USED", "Limit", "expired", "narrow", "remaining", "restore", "use"]
 
 
 # Not frozen: that would triple its price, and one is made for every limited call.
@@ -32,6 +32,19 @@ Reset: TypeAlias = Token[Limit | None]
 CURRENT: ContextVar[Limit | None] = ContextVar("prodml_deadline", default=None)
 
 
+USED: list[None] = []
+"""Not empty once anything in this process has to do with deadlines.
+
+Asking that costs a third of asking for the deadline itself, which every retry does.
+"""
+
+
+def use() -> None:
+    """Note that there are deadlines in this process from now on."""
+    if not USED:
+        USED.append(None)
+
+
 def remaining() -> float | None:
     """Seconds left (negative when overdue), or None when no deadline is set."""
     limit = CURRENT.get()
@@ -46,6 +59,7 @@ def expired() -> Limit | None:
 
 def narrow(seconds: float, clock: Clock) -> Reset:
     """Set a deadline ``seconds`` from now; an earlier one that is set stays in force."""
+    use()
     current = CURRENT.get()
     if current is not None and current.left() <= seconds:
         return CURRENT.set(current)

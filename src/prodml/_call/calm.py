@@ -16,7 +16,7 @@ from prodml._call.guard import GUARD_SHELLS, Guard
 from prodml._call.kinds import AsyncInSync, Kind, kind_of, refuse_coroutine
 from prodml._call.steps import Invoke, Outcome, Steps
 from prodml._call.walk import arun, run
-from prodml._deadline import CURRENT
+from prodml._deadline import USED, expired
 
 __all__ = ["CalmGuard", "Era", "Recovery", "fused"]
 
@@ -251,12 +251,11 @@ def _all(payers: Sequence[Callable[[], object]]) -> Callable[[], object] | None:
 
 
 def _recovering(parts: _Parts, fn: _Fn) -> _Fn:
-    whole, paid, deadline = parts.whole, parts.paid, CURRENT.get
+    whole, paid = parts.whole, parts.paid
 
     @functools.wraps(fn)
     def recovering(*args: Any, **kwargs: Any) -> Any:
-        limit = deadline()
-        if limit is not None and limit.left() <= 0.0:
+        if USED and expired() is not None:
             # It is too late, which the long way says.
             return whole(*args, **kwargs)
         if paid is not None:
@@ -279,12 +278,11 @@ def _recovering(parts: _Parts, fn: _Fn) -> _Fn:
 
 
 def _fused_plain(parts: _Parts, calm: CalmGuard[Any], fn: _Fn) -> _Fn:  # noqa: C901 - one frame
-    whole, paid, deadline = parts.whole, parts.paid, CURRENT.get
+    whole, paid = parts.whole, parts.paid
 
     @functools.wraps(fn)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        limit = deadline()
-        if limit is not None and limit.left() <= 0.0:
+        if USED and expired() is not None:
             # It is too late, which the long way says.
             return whole(*args, **kwargs)
         if paid is not None:
@@ -326,12 +324,11 @@ def _passes(error: BaseException) -> bool:
 
 
 def _fused_coroutine(parts: _Parts, fn: _Fn) -> _Fn:
-    whole, paid, deadline, guarded = parts.whole, parts.paid, CURRENT.get, parts.guarded
+    whole, paid, guarded = parts.whole, parts.paid, parts.guarded
 
     @functools.wraps(fn)
     async def recovering(*args: Any, **kwargs: Any) -> Any:
-        limit = deadline()
-        if limit is not None and limit.left() <= 0.0:
+        if USED and expired() is not None:
             return await whole(*args, **kwargs)
         if paid is not None:
             paid()

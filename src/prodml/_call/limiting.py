@@ -8,7 +8,7 @@ from prodml._call.kinds import name_of
 from prodml._call.limit import Alarm
 from prodml._call.steps import Steps
 from prodml._call.walk import arun
-from prodml._deadline import CURRENT, Limit, restore
+from prodml._deadline import CURRENT, Limit, restore, use
 from prodml.clock import Clock
 from prodml.errors import DeadlineExceeded
 
@@ -37,6 +37,7 @@ class Timed(Protocol):
 
 def limiting(flow: Timed, fn: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
     """Shell of ``flow`` for a coroutine function: :func:`limited`, in one coroutine."""
+    use()
     clock, deadline, name = flow.clock, CURRENT.get, name_of(fn)
 
     @functools.wraps(fn)

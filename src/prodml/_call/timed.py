@@ -9,7 +9,7 @@ from prodml._call.flow import FLOW_SHELLS, Flow
 from prodml._call.kinds import Kind, name_of, refuse_coroutine
 from prodml._call.steps import Invoke, Steps
 from prodml._call.walk import arun, run
-from prodml._deadline import CURRENT, Limit, narrow, restore
+from prodml._deadline import CURRENT, Limit, narrow, restore, use
 from prodml._workers import WORKERS
 
 __all__ = ["DeadlineFlow", "TimedFlow"]
@@ -61,6 +61,7 @@ class TimedFlow(DeadlineFlow):
 
 
 def _deadline_plain(flow: DeadlineFlow, fn: _Fn) -> _Fn:
+    use()
     clock, deadline = flow.clock, CURRENT.get
 
     @functools.wraps(fn)
@@ -81,6 +82,7 @@ def _deadline_plain(flow: DeadlineFlow, fn: _Fn) -> _Fn:
 
 
 def _deadline_coroutine(flow: DeadlineFlow, fn: _Fn) -> _Fn:
+    use()
     clock, deadline = flow.clock, CURRENT.get
 
     @functools.wraps(fn)
@@ -98,6 +100,7 @@ def _deadline_coroutine(flow: DeadlineFlow, fn: _Fn) -> _Fn:
 
 
 def _timed_plain(flow: TimedFlow, fn: _Fn) -> _Fn:
+    use()
     clock, deadline, name = flow.clock, CURRENT.get, name_of(fn)
 
     @functools.wraps(fn)
