@@ -1,4 +1,7 @@
-"""``python -m benchmarks [name ...]``: measure and write the page of tables."""
+"""``python -m benchmarks [name ...]``: measure and write the page of tables.
+
+With names, only their sections of the page are measured and written anew.
+"""
 
 import importlib
 import sys
@@ -16,24 +19,37 @@ def modules(wanted: list[str]) -> list[str]:
     return [name for name in found if name != "runner" and (not wanted or name in wanted)]
 
 
+def sections(page: str) -> dict[str, str]:
+    """Sections between the marks, by title."""
+    tables = page.partition(BEGIN)[2].partition(END)[0]
+    found = [f"## {text}".strip() for text in tables.split("\n## ")[1:]]
+    return {text.splitlines()[0]: text for text in found}
+
+
+def written(page: str, new: dict[str, str]) -> str:
+    """The page with ``new`` sections in place of those of the same title."""
+    kept = sections(page) | new
+    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+    ordered = "\n\n".join(kept[title] for title in sorted(kept))
+    return f"{before}{BEGIN}\n\n{ordered}\n\n{END}{after}"
+
+
 def main() -> None:
-    sections: list[str] = []
+    new: dict[str, str] = {}
     everything = []
     for name in modules(sys.argv[1:]):
         module = importlib.import_module(f"benchmarks.{name}")
         results = [result for case in module.cases() for result in measure(case)]
         everything += results
-        title = module.__doc__.strip().splitlines()[0].rstrip(".")
-        sections.append(f"## {title}\n\n{markdown(results)}")
+        title = "## " + module.__doc__.strip().splitlines()[0].rstrip(".")
+        text = f"{title}\n\n{markdown(results)}"
         simulated = getattr(module, "table", None)
         if simulated is not None:
-            sections[-1] += f"\n{simulated()}"
-        sys.stdout.write(sections[-1] + "\n")
+            text += f"\n{simulated()}"
+        new[title] = text.strip()
+        sys.stdout.write(new[title] + "\n\n")
     record(everything, ROOT / "out" / "results.json")
-    if len(sys.argv) == 1:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
-        PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(sections) + f"\n{END}{after}")
+    PAGE.write_text(written(PAGE.read_text(), new))
 
 
 if __name__ == "__main__":

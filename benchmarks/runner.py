@@ -57,6 +57,7 @@ class Counted:
     unit: str
     candidates: dict[str, Callable[[], float]]
     limits: dict[str, float] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -144,8 +145,8 @@ def _move(cores: set[int]) -> None:
 
 
 def _counted(case: Counted, name: str, count: float) -> Result:
-    limit = case.limits.get(name)
-    return Result(case.name, name, "", 0.0, count, count, count, limit, unit=case.unit)
+    limit, floor = case.limits.get(name), case.floors.get(name)
+    return Result(case.name, name, "", 0.0, count, count, count, limit, floor=floor, unit=case.unit)
 
 
 def _summary(case: Case, name: str, times: dict[str, list[float]]) -> Result:
