@@ -47,8 +47,8 @@ class SystemClock:
     __slots__: tuple[str, ...] = ()
 
     # The C functions themselves: a closed breaker reads the clock twice a call.
-    monotonic = staticmethod(time.monotonic)
-    time = staticmethod(time.time)
+    monotonic: "staticmethod[[], float]" = staticmethod(time.monotonic)
+    time: "staticmethod[[], float]" = staticmethod(time.time)
 
     def sleep(self, seconds: float) -> None:
         """Wait in this thread."""
