@@ -13,6 +13,7 @@ steps of :class:`CacheSteps`; :func:`canonical` is the format of the keys.
 from prodml.cache.backoff import Backoff
 from prodml.cache.cached import CachedBatches, CachedCalls, cached_prediction
 from prodml.cache.codecs import Codec
+from prodml.cache.disk import DiskStats, DiskTier
 from prodml.cache.keys import canonical
 from prodml.cache.prediction_cache import PredictionCache
 from prodml.cache.stats import CacheStats, Explanation
@@ -29,6 +30,8 @@ __all__ = [
     "CachedBatches",
     "CachedCalls",
     "Codec",
+    "DiskStats",
+    "DiskTier",
     "Explanation",
     "Key",
     "PredictionCache",

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, InitVar, dataclass, field
@@ -12,6 +13,8 @@ from prodml._call import Guard, Steps, arun, run
 from prodml.cache.arguments import NO_EXTRA, function_id
 from prodml.cache.backoff import Backoff
 from prodml.cache.codecs import Codec, CustomCodec, ValueCodec, class_name
+from prodml.cache.disk import DiskTier
+from prodml.cache.disk_layer import DiskLayer, ends_of
 from prodml.cache.failures import Failures
 from prodml.cache.freshness import Freshness
 from prodml.cache.keys import Namer
@@ -83,6 +86,9 @@ class PredictionCache(CacheSteps):
     codec
         Encoder and decoder of answers in place of the built-in one, for types that it does
         not know.  What it decodes is trusted: do not let it load pickles.
+    disk
+        File, or a :class:`~prodml.cache.DiskTier`, that keeps answers across restarts, between
+        memory and the shared store.
     breaker
         Guard in front of the store; by default a :class:`~prodml.cache.Backoff`.
     rng, clock, events, name
@@ -124,6 +130,9 @@ class PredictionCache(CacheSteps):
         default=None, metadata={"fixed": "entries of another mode cannot be read"}
     )
     codec: Codec | None = field(default=None, repr=False)
+    disk: DiskTier | str | os.PathLike[str] | None = field(
+        default=None, repr=False, metadata={"fixed": "its file is open"}
+    )
     breaker: Guard[Any] | None = None
     rng: random.Random = field(default_factory=random.Random, repr=False)
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
@@ -172,6 +181,10 @@ class PredictionCache(CacheSteps):
             self._tier = StoreTier(self.redis, guard, self._counts)
             # A URL may hold a password: from here on only the store is known.
             self.redis = self._tier.store
+        if self.disk is not None:
+            if not isinstance(self.disk, DiskTier):
+                self.disk = DiskTier(self.disk, clock=self.clock)
+            self._tier = DiskLayer(self.disk, self._tier, ends=ends_of(self._sealer))
 
     def _hidden(self) -> dict[str, Any]:
         return {"secret": self._secret}
