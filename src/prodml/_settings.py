@@ -42,7 +42,8 @@ def retune(component: Any, **changes: Any) -> SettingsChanged:
     The new settings are validated on a copy first and set under the component's ``_lock``,
     if it has one; ``_retuned()``, if it has that, then renews what it derived.  A field
     with ``metadata={"fixed": reason}`` cannot be changed.  The fact goes to the component's
-    ``events`` (or the process's) and is returned.
+    ``events`` (or the process's) and is returned.  What a component was given and does not
+    show (a secret, say) it hands to the copy by ``_hidden()``.
 
     Raises
     ------
@@ -65,7 +66,8 @@ def retune(component: Any, **changes: Any) -> SettingsChanged:
     for name in changes:
         _refuse_unknown(component, name, settings)
     given = {f.name: getattr(component, f.name) for f in _public(component)}
-    copy = type(component)(**(given | changes))
+    hidden = getattr(component, "_hidden", dict[str, Any])()
+    copy = type(component)(**(given | hidden | changes))
     old = {name: getattr(component, name) for name in changes}
     new = {name: getattr(copy, name) for name in changes}
     with getattr(component, "_lock", None) or Lock():

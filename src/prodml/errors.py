@@ -11,6 +11,7 @@
      |    +-- InvalidFeatures           the caller's fault (ValueError) .violations
      +-- AllFallbacksFailed             every rung failed (ExceptionGroup)
      +-- RejectedAnswer                 the model answered nonsense (ValueError)
+     +-- RememberedFailure              the same call has just failed        .kind .text
      +-- UnknownVersion                 no such model version (LookupError)
      +-- StaleFeatures                  features older than allowed    .age
      +-- CorruptRecord                  stored bytes are not what was written
@@ -47,6 +48,7 @@ __all__ = [
     "RateLimited",
     "Rejected",
     "RejectedAnswer",
+    "RememberedFailure",
     "StaleFeatures",
     "StoreUnavailable",
     "UnknownVersion",
@@ -208,6 +210,30 @@ class RejectedAnswer(ProdmlError, ValueError):
 
     def __str__(self) -> str:
         return f"answer rejected: {self.reason}"
+
+
+class RememberedFailure(ProdmlError):
+    """The same call has just failed, in another process or before, with a ``kind`` of error.
+
+    Parameters
+    ----------
+    kind, text
+        Name of the error's type, and what it said.
+
+    Examples
+    --------
+    >>> print(RememberedFailure("ValueError", "no such customer"))
+    the same call has just failed: ValueError: no such customer
+    """
+
+    def __init__(self, kind: str, text: str = "") -> None:
+        super().__init__(kind, text)
+        self.kind: str = kind
+        self.text: str = text
+
+    def __str__(self) -> str:
+        said = f": {self.text}" if self.text else ""
+        return f"the same call has just failed: {self.kind}{said}"
 
 
 class UnknownVersion(ProdmlError, LookupError):

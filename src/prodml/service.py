@@ -13,6 +13,7 @@ one model call a version.
 import itertools
 import os
 from collections.abc import Callable, Coroutine, Sequence
+from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, cast, final
@@ -318,7 +319,11 @@ class PredictionService:
             return error
         compute = partial(self._model_steps, request.features, route)
         answer, error = yield from self.cache.compute_steps(
-            request.features, route.version, compute, function=self.name
+            request.features,
+            route.version,
+            compute,
+            function=self.name,
+            behind=lambda: partial(self._model_steps, deepcopy(request.features), route),
         )
         if error is None:
             request.value, request.cached = answer

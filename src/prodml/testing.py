@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from prodml._call import Flow, Guard, Invoke, Race, Wait
+from prodml._call import Flow, Guard, Invoke, Race, Spawn, Wait
 from prodml._machine import Machine
 from prodml.errors import BadConfiguration, Conflict, ContractBroken, LeaseLost, UnknownVersion
 from prodml.events import Event, Stream
@@ -309,7 +309,8 @@ def _check_steps(flow: Flow) -> None:
         _require(answer == 1, "start() must answer what the function would")
         return
     step = next(steps)
-    _require(isinstance(step, Invoke | Wait | Race), f"a flow must begin with a call, not {step!r}")
+    begins = isinstance(step, Invoke | Wait | Race | Spawn)
+    _require(begins, f"a flow must begin with a call, not {step!r}")
     steps.close()
 
 

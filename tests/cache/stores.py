@@ -66,3 +66,48 @@ class AwaitedStore:
 
     async def close(self):
         self.inner.close()
+
+
+class LeasingStore(BulkMemoryStore):
+    """Lets one of several caches compute, for as long as its lease by ``clock`` lasts."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.leases = {}
+        self.asked = []
+        self.down = False
+
+    def _holder(self, name):
+        token, ends = self.leases.get(name, (None, 0.0))
+        return token if self._clock.monotonic() < ends else None
+
+    def _heard(self, what):
+        self.asked.append(what)
+        if self.down:
+            raise ConnectionError("down")
+
+    def claim(self, name, token, lease):
+        self._heard("claim")
+        with self._lock:
+            if self._holder(name) is None:
+                self.leases[name] = (token, self._clock.monotonic() + lease)
+            mine = self._holder(name) == token
+        return MemoryStore.get(self, name), mine
+
+    def watch(self, name):
+        self._heard("watch")
+        return MemoryStore.get(self, name), self._holder(name)
+
+    def prolong(self, name, token, lease):
+        self._heard("prolong")
+        with self._lock:
+            if self._holder(name) != token:
+                return False
+            self.leases[name] = (token, self._clock.monotonic() + lease)
+            return True
+
+    def unclaim(self, name, token):
+        self._heard("unclaim")
+        with self._lock:
+            if self._holder(name) == token:
+                del self.leases[name]

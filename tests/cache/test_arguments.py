@@ -1,6 +1,10 @@
 import functools
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +46,7 @@ def test_a_function_of_a_module_is_named_by_module_and_name():
         lambda: lambda x: x,
         lambda: functools.partial(lecture, model_version="v1"),
         lambda: Model().predict,
+        lambda: [].append,
         Model,
     ],
 )
@@ -49,6 +54,29 @@ def test_what_has_no_name_of_its_own_gets_one_that_nothing_else_has(make):
     one, other = make(), make()
     assert function_id(one) == function_id(one) or hasattr(one, "__self__")
     assert function_id(one) != function_id(other)
+
+
+def _run(*arguments):
+    source = Path(__file__).parents[2] / "src"
+    env = {**os.environ, "PYTHONPATH": str(source)}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=env, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_a_function_of_the_program_goes_by_the_program(tmp_path):
+    text = (
+        "from prodml.cache.arguments import function_id\n"
+        "def predict(row): ...\n"
+        "print(function_id(predict))"
+    )
+    for name in ("fraud", "churn"):
+        (tmp_path / f"{name}.py").write_text(text)
+        assert _run(str(tmp_path / f"{name}.py")) == f"{name}.predict\n"
+    # Typed in again, with the same name, it may be another model.
+    assert _run("-c", text).startswith("<")
+    assert _run("-c", text) != _run("-c", text)
 
 
 def test_a_name_given_is_the_name():

@@ -1,4 +1,6 @@
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,7 +16,50 @@ def _fails(backoff, error=None):
 
 
 def test_it_keeps_the_contract_of_guards():
-    check_guard(Backoff)
+    check_guard(lambda: Backoff(failure_threshold=1000))
+
+
+def test_by_default_one_failure_starts_a_pause():
+    backoff = Backoff()
+    assert not backoff.down
+    _fails(backoff)
+    assert backoff.down
+    with pytest.raises(CircuitOpen):
+        backoff.enter()
+
+
+def test_whoever_only_looks_does_not_use_up_the_try():
+    clock = ManualClock()
+    backoff = Backoff(clock=clock)
+    _fails(backoff)
+    clock.advance(1.0)
+    assert not backoff.down
+    assert not backoff.down
+    backoff.enter()
+    # The try is under way: all others skip.
+    assert backoff.down
+    backoff.leave(None, "answer")
+    assert not backoff.down
+
+
+def test_of_many_threads_one_tries():
+    clock = ManualClock()
+    backoff = Backoff(clock=clock)
+    _fails(backoff)
+    start = threading.Barrier(8)
+
+    def tries(_):
+        start.wait()
+        try:
+            backoff.enter()
+        except CircuitOpen:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(50):
+            clock.advance(1.0)
+            assert sum(pool.map(tries, range(8))) == 1
 
 
 def test_failures_in_a_row_start_a_pause_and_one_try_ends_it():

@@ -6,7 +6,7 @@ import pytest
 
 from prodml._call import Invoke, arun, run
 from prodml._deadline import narrow, restore
-from prodml.cache.single_flight import ALONE, SingleFlight
+from prodml.cache.single_flight import ALONE, HANDOVER, SingleFlight
 from prodml.clock import SYSTEM_CLOCK
 from prodml.errors import DeadlineExceeded
 from prodml.testing import ManualClock
@@ -259,3 +259,47 @@ def test_different_keys_fly_apart():
         assert run(flights.steps(b"other", other.work)) == (2, True)
         one.go.set()
         leader.result(10)
+
+
+def test_who_needs_not_wait_leads_or_goes():
+    flights, model = SingleFlight(30.0), Model()
+    with ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(_fly, flights, model)
+        model.entered.wait(10)
+        assert run(flights.only(b"k", model.work)) == (ALONE, False)
+        model.go.set()
+        leader.result(10)
+    assert run(flights.only(b"k", model.work)) == (42, True)
+    assert len(flights) == 0
+
+
+def test_work_that_is_of_no_use_to_others_hands_over():
+    flights, model, heir = SingleFlight(30.0), Model(HANDOVER), Model()
+    heir.go.set()
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(lambda: run(flights.only(b"k", model.work)))
+        model.entered.wait(10)
+        waiter = pool.submit(_fly, flights, heir)
+        _waiting(flights, b"k", 1)
+        model.go.set()
+        assert leader.result(10) == (HANDOVER, True)
+        assert waiter.result(10) == (42, True)
+
+
+def test_fifty_threads_and_fifty_tasks_share_one_computation():
+    flights, model = SingleFlight(30.0), Model()
+
+    async def main(pool):
+        tasks = [asyncio.create_task(arun(flights.steps(b"k", model.work))) for _ in range(50)]
+        threads = [pool.submit(_fly, flights, model) for _ in range(50)]
+        await asyncio.to_thread(_waiting, flights, b"k", 50)
+        model.go.set()
+        return await asyncio.gather(*tasks, *map(asyncio.wrap_future, threads))
+
+    with ThreadPoolExecutor(52) as pool:
+        first = pool.submit(_fly, flights, model)
+        model.entered.wait(10)
+        answers = asyncio.run(main(pool))
+        assert first.result(10) == (42, True)
+    assert answers == [(42, False)] * 100
+    assert model.calls == 1

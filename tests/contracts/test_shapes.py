@@ -14,7 +14,7 @@ import pytest
 import prodml
 from prodml._call import Flow, Guard
 from prodml._machine import Machine
-from prodml.cache import CachedBatches, CachedCalls, PredictionCache
+from prodml.cache import Backoff, CachedBatches, CachedCalls, PredictionCache
 from prodml.resilience import AdaptiveLimiter, Bulkhead, Deadline, Fallback, RateLimiter, Timeout
 from prodml.testing import check_flow, check_guard, check_machine
 
@@ -49,6 +49,8 @@ def build(cls):
 MAKE = {
     "AdaptiveLimiter": lambda: AdaptiveLimiter(30.0),
     "LimitShare": lambda: AdaptiveLimiter(30.0).below(0.5),
+    # By default a single failure starts its pause, and the contract fails twice.
+    "Backoff": lambda: Backoff(failure_threshold=1000),
     "Fallback": lambda: Fallback(0),
     "RateLimiter": lambda: RateLimiter(1e9),
     "Bulkhead": lambda: Bulkhead(8, queue=8),

@@ -247,14 +247,15 @@ def test_a_refused_connection_changes_no_prediction_of_a_task():
     assert len(calls) == 5
 
 
-def test_a_stalled_server_costs_a_timeout_or_two_and_then_nothing(private_server):
+def test_a_stalled_server_costs_one_timeout_for_each_pause(private_server):
     server = private_server()
     cache, model, predict = _predictor(server.url)
     _answers_as_ever(predict)
     server.freeze()
-    # Two timeouts of 50 ms before the pause, against 20 * 5 s * 11 tries of a bare client.
-    assert _answers_as_ever(predict, start=100) < 5
-    assert cache.stats().store_errors <= 4
+    # 50 ms for each second, against 20 * 5 s * 11 tries of a bare client.
+    took = _answers_as_ever(predict, start=100)
+    assert took < 5
+    assert 1 <= cache.stats().store_errors <= 1 + took
     server.thaw()
     assert model.calls == 40
     cache.close()

@@ -16,8 +16,8 @@ A **flow** is a generator of steps.  It is told each step's outcome as a value
 keeps flows free of ``try`` and immune to ``StopIteration`` inside generators.  When a step
 is abandoned the shell closes the flow, so ``try/finally`` there gives permits back.
 
-``kinds`` tells functions apart, ``steps`` names what a flow can ask for, ``walk`` and
-``race`` carry it out, ``guard`` and ``flow`` hold the two shapes with their shells, and
+``kinds`` tells functions apart, ``steps`` names what a flow can ask for, ``walk``, ``race``
+and ``spawn`` carry it out, ``guard`` and ``flow`` hold the two shapes with their shells, and
 ``calm`` the shells written by hand for what costs nothing while all is well.
 """
 
@@ -26,7 +26,7 @@ from prodml._call.calm import CalmGuard, Recovery, fused
 from prodml._call.flow import Flow, awaiting, opening
 from prodml._call.guard import NO_RESULT, Guard, WaitingGuard, protect
 from prodml._call.kinds import Kind, abandoned, kind_of
-from prodml._call.steps import Invoke, Outcome, Pause, Race, Step, Steps, Wait
+from prodml._call.steps import Invoke, Outcome, Pause, Race, Spawn, Step, Steps, Wait
 from prodml._call.stream import Opened
 from prodml._call.timed import DeadlineFlow, TimedFlow
 from prodml._call.walk import arun, run
@@ -44,6 +44,7 @@ __all__ = [
     "Pause",
     "Race",
     "Recovery",
+    "Spawn",
     "Step",
     "Steps",
     "TimedFlow",

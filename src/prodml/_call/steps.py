@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-__all__ = ["Invoke", "Outcome", "Pause", "Race", "Step", "Steps", "Wait"]
+__all__ = ["Invoke", "Outcome", "Pause", "Race", "Spawn", "Step", "Steps", "Wait"]
 
 _NO_KWARGS: Mapping[str, Any] = MappingProxyType({})
 
@@ -78,6 +78,21 @@ class Race:
         self.again: Callable[[], Invoke | None] = again
 
 
-Step: TypeAlias = Invoke | Pause | Wait | Race
+class Spawn:
+    """Step: begin to walk through ``make()`` behind the caller's back, and go on at once.
+
+    It runs on a worker thread, or as a task where the caller awaits, in a copy of the
+    caller's context without the request's deadline.  The outcome's result is None; its error
+    says that nothing was begun, since too much is under way.  Nobody waits for the end or
+    hears how it went, so its own steps must tell whoever is to know.
+    """
+
+    __slots__: tuple[str, ...] = ("make",)
+
+    def __init__(self, make: "Callable[[], Steps]") -> None:
+        self.make: Callable[[], Steps] = make
+
+
+Step: TypeAlias = Invoke | Pause | Wait | Race | Spawn
 Outcome: TypeAlias = tuple[Any, Exception | None]
 Steps: TypeAlias = Generator[Step, Outcome, Outcome]

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from prodml._call.invoke import ainvoke, invoke
 from prodml._call.kinds import AsyncInSync
-from prodml._call.steps import Invoke, Outcome, Pause, Race, Step, Steps, Wait
+from prodml._call.steps import Invoke, Outcome, Pause, Race, Spawn, Step, Steps, Wait
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import DeadlineExceeded
 
@@ -65,6 +65,11 @@ def _perform(step: Step, steps: Steps, clock: Clock) -> Outcome:
             from prodml._call.race import race
 
             return race(step)
+        if type(step) is Spawn:
+            from prodml._call.spawn import BEHIND
+
+            BEHIND.spawn(lambda: run(step.make(), clock))
+            return None, None
         return _wait(cast("Wait", step)), None
     except AsyncInSync:
         # A mistake in the program: no fallback or retry may paper over it.
@@ -100,6 +105,11 @@ async def _aperform(step: Step, steps: Steps, clock: Clock) -> Outcome:
             from prodml._call.race import arace
 
             return await arace(step)
+        if type(step) is Spawn:
+            from prodml._call.spawn import BEHIND
+
+            BEHIND.aspawn(lambda: arun(step.make(), clock))
+            return None, None
         return await _await_future(cast("Wait", step)), None
     except Exception as error:
         return None, error

@@ -12,19 +12,26 @@ steps of :class:`CacheSteps`; :func:`canonical` is the format of the keys.
 
 from prodml.cache.backoff import Backoff
 from prodml.cache.cached import CachedBatches, CachedCalls, cached_prediction
+from prodml.cache.codecs import Codec
+from prodml.cache.disk import DiskStats, DiskTier
 from prodml.cache.keys import canonical
 from prodml.cache.prediction_cache import PredictionCache
 from prodml.cache.stats import CacheStats, Explanation
 from prodml.cache.steps import CacheSteps, Key, Uncached
+from prodml.cache.typed import AnswerType
 from prodml.types import MISS
 
 __all__ = [
     "MISS",
+    "AnswerType",
     "Backoff",
     "CacheStats",
     "CacheSteps",
     "CachedBatches",
     "CachedCalls",
+    "Codec",
+    "DiskStats",
+    "DiskTier",
     "Explanation",
     "Key",
     "PredictionCache",

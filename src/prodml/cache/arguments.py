@@ -3,11 +3,12 @@
 import inspect
 import weakref
 from collections.abc import Callable, Mapping
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
-from prodml.cache.keys import canonical
+from prodml.cache.keys import canonical, home_of
+from prodml.cache.typed import AnswerType, returns
 from prodml.errors import BadConfiguration
 
 __all__ = ["NO_EXTRA", "Arguments", "Call", "function_id"]
@@ -21,9 +22,11 @@ _ANONYMOUS: Final["weakref.WeakKeyDictionary[Any, str]"] = weakref.WeakKeyDictio
 def function_id(fn: str | Callable[..., Any]) -> str:
     """Name that stands for ``fn`` in keys: its module and qualified name, or the text given.
 
-    A lambda, a function made inside another, a partial or a bound method has no name that
-    means the same elsewhere (two models may hide behind it), so it gets a random one: its
-    entries live as long as this object and are shared with no other process.
+    A function of the program itself goes by the name of the program, see
+    :func:`~prodml.cache.keys.home_of`.  A lambda, a function made inside another or typed
+    into a session, a partial or a bound method has no name that means the same elsewhere
+    (two models may hide behind it), so it gets a random one: its entries live as long as
+    this object and are shared with no other process.
 
     Examples
     --------
@@ -37,12 +40,20 @@ def function_id(fn: str | Callable[..., Any]) -> str:
         return fn
     inner = inspect.unwrap(fn)
     name = getattr(inner, "__qualname__", "<")
-    if isinstance(inner, FunctionType | BuiltinFunctionType) and "<" not in name:
-        return f"{inner.__module__}.{name}"
+    home = home_of(inner) if _is_plain(inner) and "<" not in name else None
+    if home is not None:
+        return f"{home}.{name}"
     try:
         return _ANONYMOUS.setdefault(inner, f"<{uuid4().hex}>")
     except TypeError:
         return f"<{uuid4().hex}>"
+
+
+def _is_plain(fn: Any) -> bool:
+    if isinstance(fn, BuiltinFunctionType):
+        # A method of an object written in C is of this type, too.
+        return isinstance(fn.__self__, ModuleType)
+    return isinstance(fn, FunctionType)
 
 
 class Call(NamedTuple):
@@ -65,6 +76,8 @@ class Arguments:
         Name in keys; by default :func:`function_id` of ``fn``.
     versioned
         The version comes from elsewhere.
+    batch
+        ``fn`` answers many rows at once.
 
     Examples
     --------
@@ -75,11 +88,21 @@ class Arguments:
     True
     """
 
-    __slots__: tuple[str, ...] = ("_names", "_signature", "bare", "function", "usual")
+    __slots__: tuple[str, ...] = (
+        *("_names", "_signature"),
+        *("answer", "bare", "function", "usual", "whole"),
+    )
 
     def __init__(
-        self, fn: Callable[..., Any], *, function: str | None = None, versioned: bool
+        self,
+        fn: Callable[..., Any],
+        *,
+        function: str | None = None,
+        versioned: bool,
+        batch: bool = False,
     ) -> None:
+        self.answer: AnswerType | None = returns(fn, rows=batch)
+        self.whole: AnswerType | None = returns(fn) if batch else self.answer
         self.function: str = function_id(fn if function is None else function)
         self.bare: int = 1 if versioned else 2
         self._signature: inspect.Signature | None = _signature(fn)

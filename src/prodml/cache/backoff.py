@@ -1,6 +1,7 @@
 """The cache's own small guard: leave a dead store alone for a while."""
 
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, final
 
 from prodml._call import Guard, abandoned
@@ -16,7 +17,9 @@ class Backoff(Guard[None]):
     """After ``failure_threshold`` failures in a row, skip ``pause`` seconds, then try once.
 
     What a cache uses when it is given no breaker: a dead store then costs one timeout per
-    pause.  A circuit breaker knows more (rates, facts, several trials): pass one to have it.
+    pause, since of all callers one tries when it is over.  One failure is enough: what a
+    cache loses by a pause is a second of hits, what it loses by waiting is its callers'
+    time.  A circuit breaker knows more (rates, facts, several trials): pass one to have it.
 
     Raises
     ------
@@ -25,7 +28,7 @@ class Backoff(Guard[None]):
 
     Examples
     --------
-    >>> backoff = Backoff(failure_threshold=1, pause=5.0)
+    >>> backoff = Backoff(pause=5.0)
     >>> try:
     ...     with backoff:
     ...         raise ConnectionError
@@ -37,12 +40,13 @@ class Backoff(Guard[None]):
     prodml.errors.CircuitOpen: circuit 'cache-store' is open; next trial call in ... s
     """
 
-    failure_threshold: int = 2
+    failure_threshold: int = 1
     pause: float = 1.0
     name: str = "cache-store"
     clock: Clock = SYSTEM_CLOCK
     _failures: int = field(default=0, init=False, repr=False)
     _until: float = field(default=0.0, init=False, repr=False)
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.failure_threshold < 1:
@@ -50,15 +54,23 @@ class Backoff(Guard[None]):
         if not self.pause > 0:
             raise BadConfiguration(f"pause={self.pause!r} must be more than 0 seconds")
 
+    @property
+    def down(self) -> bool:
+        """Whether a pause lasts; a caller may look here before it prepares its call."""
+        return self._failures >= self.failure_threshold and self.clock.monotonic() < self._until
+
     def enter(self) -> None:
         """Admit the call, or raise ``CircuitOpen`` during a pause."""
         if self._failures < self.failure_threshold:
             return
         now = self.clock.monotonic()
-        if now < self._until:
-            raise CircuitOpen(self.name, self._until - now)
-        # This caller tries; the next try, should nothing be heard of it, is a pause away.
-        self._until = now + self.pause
+        with self._lock:
+            left = self._until - now
+            if left <= 0:
+                # This caller tries; the next try, should nothing be heard of it, is a pause away.
+                self._until = now + self.pause
+        if left > 0:
+            raise CircuitOpen(self.name, left)
 
     def leave(self, token: None, result: Any) -> None:  # noqa: ARG002
         """Note that the store is well."""

@@ -7,17 +7,39 @@ and two different values never share their bytes.
 """
 
 import hashlib
+import math
+import re
 import struct
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from datetime import datetime, time, timedelta
-from enum import Enum
-from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from enum import Enum, Flag
+from operator import itemgetter, ne
+from pathlib import PurePath
+from types import MemberDescriptorType
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
-__all__ = ["PLAIN", "Namer", "canonical", "digest"]
+__all__ = [
+    "FORMAT",
+    "PLAIN",
+    "Namer",
+    "Parts",
+    "Rounded",
+    "Rounds",
+    "canonical",
+    "columns_of",
+    "digest",
+    "home_of",
+    "parts_of",
+    "plain_number",
+]
 
 Writer: TypeAlias = Callable[[Any], bytes]
+
+FORMAT: Final = b"prodml2"
+"""Begins every preimage; changes whenever some value's bytes do."""
 
 PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})
 """Types, exactly these, whose values msgspec writes as the specification does."""
@@ -26,11 +48,12 @@ PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})
 _INTEGER, _SURROGATES, _SET, _ENUM, _COMPLEX, _OBJECT = 1, 2, 3, 4, 5, 6
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _NUMPY_TIME, _NO_TIME, _NO_VALUE = 10, 11, 12, 13, 14, 15, 16
 _DECIMAL, _FRACTION, _UUID = 20, 21, 22
-_ARRAY, _OBJECTS, _FRAME = 30, 31, 32
+_ARRAY, _OBJECTS, _FRAME, _ROUNDED = 30, 31, 32, 33
 
 _SIGN_AND_EXPONENT = 0xFFF0_0000_0000_0000
 _NAN_SIGN = 0x8000_0000_0000_0000
-# A float whose sign and exponent bits are all set: -inf or a negative NaN.
+# How a float begins whose sign and exponent bits are all set: -inf or a negative NaN.
+_BIG: Final = 0xFF
 _SUSPECT: Final = b"\xcb\xff"
 
 
@@ -85,7 +108,8 @@ def _boolean(value: bool) -> bytes:
 
 
 def _integer(value: int) -> bytes:
-    value = int(value)
+    # int() would ask a subclass, which may say anything.
+    value = int.__pos__(value)
     if 0 <= value < 128 or -32 <= value < 0:
         return struct.pack("b", value)
     for code, form, low, high in _INTEGERS:
@@ -109,7 +133,7 @@ _INTEGERS: Final = (
 
 def _float(value: float) -> bytes:
     bits = int.from_bytes(struct.pack(">d", value), "big")
-    if bits & _SIGN_AND_EXPONENT == _SIGN_AND_EXPONENT and value != value:  # noqa: PLR0124
+    if bits & _SIGN_AND_EXPONENT == _SIGN_AND_EXPONENT and math.isnan(value):
         # Processors give NaN either sign; the payload stays, some systems mean "NA" by it.
         bits ^= _NAN_SIGN
     return b"\xcb" + bits.to_bytes(8, "big")
@@ -134,7 +158,8 @@ def _string(value: str) -> bytes:
 
 
 def _binary(value: Any) -> bytes:
-    return _header(len(value), None, (0xC4, 0xC5, 0xC6)) + bytes(value)
+    content = b"".join((value,))
+    return _header(len(content), None, (0xC4, 0xC5, 0xC6)) + content
 
 
 def _extension(code: int, payload: bytes) -> bytes:
@@ -146,18 +171,124 @@ def _sequence(value: Any) -> bytes:
     return _header(len(items), (0x90, 16), (0, 0xDC, 0xDD)) + b"".join(items)
 
 
-def _mapping(value: Mapping[Any, Any]) -> bytes:
+def _name(name: Any) -> bytes:
     # An enumeration that is text names a field by its text, as a dictionary sees it.
-    pairs = sorted(
-        (_string(name) if isinstance(name, str) else canonical(name), canonical(item))
-        for name, item in value.items()
-    )
+    return _string(name) if isinstance(name, str) else canonical(name)
+
+
+def _mapping(value: Mapping[Any, Any]) -> bytes:
+    pairs = sorted((_name(name), canonical(item)) for name, item in value.items())
     names = [name for name, _ in pairs]
     if len(set(names)) != len(names):
         raise TypeError("cannot name a mapping with two equal keys")
-    head = _header(len(pairs), (0x80, 16), (0, 0xDE, 0xDF)) + b"".join(names)
-    size = _header(len(pairs), (0x90, 16), (0, 0xDC, 0xDD))
-    return head + size + b"".join(item for _, item in pairs)
+    return _names(names) + _header(len(pairs), (0x90, 16), (0, 0xDC, 0xDD)) + _items(pairs)
+
+
+def _names(ordered: Sequence[bytes]) -> bytes:
+    return _header(len(ordered), (0x80, 16), (0, 0xDE, 0xDF)) + b"".join(ordered)
+
+
+def _items(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(item for _, item in pairs)
+
+
+def _defaults(value: Any) -> bytes:
+    if value.default_factory is not None:
+        raise TypeError("cannot name a mapping that makes up what it lacks")
+    return _mapping(value)
+
+
+# -- classes ----------------------------------------------------------------------------
+
+
+def home_of(thing: Any) -> str | None:
+    """Module that a class or function is known by, or None if only this process has it.
+
+    The program itself is ``__main__`` to every process, whatever it is: it goes by the name
+    that ``python -m`` was given, or by its file's.  What was typed in has no home.
+
+    Examples
+    --------
+    >>> import json
+    >>> home_of(json.JSONDecoder)
+    'json.decoder'
+    """
+    module: str | None = thing.__module__
+    if module is None or module not in {"__main__", "__mp_main__"}:
+        return module
+    main = sys.modules.get(module)
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None and spec.name != "__main__":
+        return str(spec.name)
+    path = PurePath(file or "")
+    return (path.parent.stem if path.stem == "__main__" else path.stem) or None
+
+
+def _label(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _class_name(cls: type) -> str:
+    found: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    home = home_of(cls)
+    if found is not cls or home is None:
+        # Another class may go by the same name: one made in a function, say.
+        raise TypeError(f"cannot name {_label(cls)}: no import leads to this class")
+    return f"{home}.{cls.__qualname__}"
+
+
+def _slots_of(cls: type, shown: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        name
+        for base in cls.__mro__
+        if _key_of(base) not in _BY_NAME
+        for name, member in vars(base).items()
+        if type(member) is MemberDescriptorType and name not in shown
+    )
+
+
+def _refuse_hidden(value: Any, shown: Sequence[str], slots: Sequence[str]) -> None:
+    hidden = {*getattr(value, "__dict__", ())} - {*shown}
+    hidden.update(name for name in slots if hasattr(value, name))
+    if hidden:
+        held = sorted(map(str, hidden))
+        raise TypeError(f"cannot name a {_label(type(value))}: it also holds {held}")
+
+
+def _extended(cls: type, write: Writer) -> Writer:
+    """``write`` for a class that extends what it is for, unless an instance holds more."""
+    slots = _slots_of(cls, ())
+
+    def checked(value: Any) -> bytes:
+        _refuse_hidden(value, (), slots)
+        return write(value)
+
+    return checked
+
+
+def _fields_of(cls: type) -> tuple[str, ...] | None:
+    if is_dataclass(cls):
+        return tuple(field.name for field in fields(cls))
+    names: Any = getattr(cls, "__struct_fields__", None)
+    if names is None and issubclass(cls, tuple):
+        names = getattr(cls, "_fields", None)
+    return None if names is None else tuple(names)
+
+
+def _object(cls: type, names: tuple[str, ...]) -> Writer:
+    slots = _slots_of(cls, names)
+
+    def write(value: Any) -> bytes:
+        _refuse_hidden(value, names, slots)
+        return _object_of(cls, {name: getattr(value, name) for name in names})
+
+    return write
+
+
+def _object_of(cls: type, content: dict[Any, Any]) -> bytes:
+    return _tagged(_OBJECT, [_class_name(cls), content])
 
 
 # -- extensions -------------------------------------------------------------------------
@@ -172,7 +303,9 @@ def _set(value: Any) -> bytes:
 
 
 def _enum(value: Enum) -> bytes:
-    return _tagged(_ENUM, [_name_of(type(value)), value.name])
+    # Combinations of flags may have no name, and versions of Python differ in the others'.
+    member = value._value_ if isinstance(value, Flag) else value._name_
+    return _tagged(_ENUM, [_class_name(type(value)), member])
 
 
 def _complex(value: complex) -> bytes:
@@ -180,35 +313,35 @@ def _complex(value: complex) -> bytes:
 
 
 def _datetime(value: datetime) -> bytes:
-    # The offset settles the fold of an aware time; a naive one has only its flag.
-    fold = "~" if value.fold and value.tzinfo is None else ""
-    return _extension(_DATETIME, (value.isoformat() + fold).encode())
+    return _moment(_DATETIME, value, datetime.isoformat(value))
 
 
 def _time(value: time) -> bytes:
-    fold = "~" if value.fold and value.tzinfo is None else ""
-    return _extension(_TIME, (value.isoformat() + fold).encode())
+    return _moment(_TIME, value, time.isoformat(value))
+
+
+def _moment(code: int, value: datetime | time, text: str) -> bytes:
+    # Where the offset is known it settles the fold.
+    fold = "~" if value.fold and value.utcoffset() is None else ""
+    zone = "" if value.tzinfo is None else _zone(value.tzinfo)
+    return _extension(code, (text + fold + zone).encode())
+
+
+def _zone(zone: tzinfo) -> str:
+    """What the offset does not say: the zone's rules by their name, as RFC 9557 writes it."""
+    if type(zone) is timezone:
+        return ""
+    name = getattr(zone, "key", None) or getattr(zone, "zone", None)
+    if isinstance(name, str):
+        return f"[{name}]"
+    if zone.utcoffset(None) is None:
+        raise TypeError(f"cannot name a {_label(type(zone))}: a zone without a key")
+    return f"[{_class_name(type(zone))}]"
 
 
 def _timedelta(value: timedelta) -> bytes:
     rest = getattr(value, "nanoseconds", 0)
     return _tagged(_TIMEDELTA, [value.days, value.seconds, value.microseconds, rest])
-
-
-def _fields_of(value: Any) -> tuple[str, ...]:
-    if is_dataclass(value):
-        return tuple(field.name for field in fields(value))
-    names: Any = getattr(value, "__struct_fields__", None) or getattr(value, "_fields", ())
-    return tuple(names)
-
-
-def _object(value: Any) -> bytes:
-    names = _fields_of(value)
-    hidden = getattr(value, "__dict__", {}).keys() - set(names)
-    if hidden:
-        raise TypeError(f"cannot name {_name_of(type(value))}: it also holds {sorted(hidden)}")
-    content = {name: getattr(value, name) for name in names}
-    return _tagged(_OBJECT, [_name_of(type(value)), content])
 
 
 def _little(array: Any) -> Any:
@@ -238,19 +371,221 @@ def _array(value: Any) -> bytes:
     return _extension(_ARRAY, _string(little.dtype.str) + shape + little.tobytes())
 
 
-def _series(value: Any) -> bytes:
+# -- tables -----------------------------------------------------------------------------
+
+
+class _Written:
+    """Canonical bytes that stand for a value."""
+
+    __slots__: tuple[str, ...] = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data: bytes = data
+
+
+def _labelled(value: Any) -> dict[Any, Any]:
     names, items = value.index.tolist(), value.tolist()
     if len(set(names)) != len(names):
         raise TypeError("cannot name a series with two equal labels")
-    return _mapping(dict(zip(names, items, strict=True)))
+    return dict(zip(names, items, strict=True))
+
+
+def columns_of(frame: Any) -> tuple[list[Any], list[list[Any]]]:
+    """Names and columns of a pandas, polars or pyarrow frame, each value as it is named.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> columns_of(pd.DataFrame({"a": [1, 2]}))
+    (['a'], [[1, 2]])
+    """
+    if _key_of(type(frame)) == "pandas.DataFrame":
+        columns = [_pandas_column(column) for _, column in frame.items()]
+        return frame.columns.tolist(), columns
+    import narwhals as nw
+
+    table = nw.from_native(frame, eager_only=True)
+    return list(table.columns), [_column(table[name]) for name in table.columns]
+
+
+# Python's times end at microseconds: lists of finer ones would lose the rest.
+_FINE: Final = re.compile(r"time_unit='ns'|\bTime\b")
+
+
+def _pandas_column(column: Any) -> list[Any]:
+    if str(column.dtype).startswith("time64[ns]"):
+        raise TypeError(f"cannot name a column of {column.dtype}")
+    items: list[Any] = column.tolist()
+    return items
+
+
+def _column(column: Any) -> list[Any]:
+    import narwhals as nw
+
+    items: list[Any] = column.to_list()
+    if not _FINE.search(repr(column.dtype)):
+        return items
+    if column.dtype.is_nested():
+        raise TypeError(f"cannot name a column of {column.dtype}")
+    rests = column.cast(nw.Int64()).to_list()
+    return [_finer(item, rest) for item, rest in zip(items, rests, strict=True)]
+
+
+def _finer(item: Any, nanoseconds: int | None) -> Any:
+    """``item`` with the nanoseconds that it lost, written as pandas' counterpart is."""
+    micros, rest = divmod(nanoseconds or 0, 1000)
+    if not rest or hasattr(item, "nanosecond") or hasattr(item, "nanoseconds"):
+        return item
+    if isinstance(item, timedelta):
+        whole = timedelta(microseconds=micros)
+        parts = [whole.days, whole.seconds, whole.microseconds, rest]
+        return _Written(_tagged(_TIMEDELTA, parts))
+    text = item.isoformat(timespec="microseconds")
+    place = text.index(".") + 7
+    code = _DATETIME if isinstance(item, datetime) else _TIME
+    return _Written(_moment(code, item, f"{text[:place]}{rest:03}{text[place:]}"))
+
+
+def _axes(frame: Any) -> list[Any]:
+    """Labels and names of a pandas frame's axes, unless they are what every frame has."""
+    if _key_of(type(frame)) != "pandas.DataFrame":
+        return []
+    index, names = frame.index, [list(frame.index.names), list(frame.columns.names)]
+    counted = type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1
+    if counted and names == [[None], [None] * frame.columns.nlevels]:
+        return []
+    return [None if counted else index.tolist(), *names]
+
+
+def _frame_of(value: Any, names: Sequence[Any], columns: Sequence[Any]) -> bytes:
+    return _tagged(
+        _FRAME, [len(value), list(map(_Written, map(_name, names))), columns, _axes(value)]
+    )
 
 
 def _frame(value: Any) -> bytes:
-    import narwhals as nw
+    return _frame_of(value, *columns_of(value))
 
-    frame = nw.from_native(value, eager_only=True)
-    columns = [frame[name].to_list() for name in frame.columns]
-    return _tagged(_FRAME, [frame.columns, columns])
+
+# -- rows that were rounded -------------------------------------------------------------
+
+
+class Rounds(Protocol):
+    """What rounds the features of a row for its key."""
+
+    @property
+    def settings(self) -> bytes:
+        """What keys say of it."""
+        ...
+
+    def row(self, features: Any) -> Any:
+        """``features`` as the key shall see them."""
+        ...
+
+
+class Rounded:
+    """Features that go by rounded values in their key: made by a rounding.
+
+    Parameters
+    ----------
+    rounding
+        Its settings are part of the key, so a row that was rounded never shares an entry
+        with one that was not, nor with one that was rounded otherwise.
+    features
+        The row as it came.
+
+    Examples
+    --------
+    >>> from prodml.cache.rounding import Rounding
+    >>> row = Rounding({"amount": 2})({"amount": 9.987})
+    >>> row.features
+    {'amount': 9.987}
+    >>> canonical(row) == canonical({"amount": 9.99})
+    False
+    """
+
+    __slots__: tuple[str, ...] = ("features", "rounding")
+
+    def __init__(self, rounding: Rounds, features: Any) -> None:
+        self.rounding: Rounds = rounding
+        self.features: Any = features
+
+    def written(self, row: bytes) -> bytes:
+        """Canonical bytes of this rounding's row whose own are ``row``."""
+        return _extension(_ROUNDED, b"\x92" + self.rounding.settings + row)
+
+
+def _rounded(value: Rounded) -> bytes:
+    return value.written(canonical(value.rounding.row(value.features)))
+
+
+class Parts(NamedTuple):
+    """A value taken apart: what it calls its columns, and how to name it with others.
+
+    Parameters
+    ----------
+    names
+        Names of the columns, or their places.
+    columns
+        A list for each; of one item, if the value is a row.
+    named
+        The value with other columns, for :func:`canonical`.
+    """
+
+    names: Sequence[Any]
+    columns: Sequence[list[Any]]
+    named: Callable[[Sequence[list[Any]]], Any]
+
+
+def parts_of(value: Any) -> Parts:
+    """Columns of a row or frame.
+
+    Raises
+    ------
+    TypeError
+        ``value`` has no columns, or holds more than them.
+
+    Examples
+    --------
+    >>> parts = parts_of({"a": 1})
+    >>> parts.names, parts.columns, parts.named([[2]])
+    (['a'], [[1]], {'a': 2})
+    """
+    cls = type(value)
+    if _key_of(cls) == "pandas.Series":
+        return _row_parts(_labelled(value), dict)
+    if _writer_of(cls) is _frame:
+        return _frame_parts(value)
+    if cls not in {dict, list, tuple}:
+        # Naming it whole refuses what holds more than it shows.
+        canonical(value)
+    if isinstance(value, Mapping):
+        return _row_parts(value, dict)
+    if isinstance(value, list | tuple) and not hasattr(cls, "_fields"):
+        return _row_parts(dict(enumerate(value)), lambda row: list(row.values()))
+    shown = None if isinstance(value, Enum) else _fields_of(cls)
+    if shown is None:
+        raise TypeError(f"cannot round a {_label(cls)}: it has no columns")
+    content = {name: getattr(value, name) for name in shown}
+    return _row_parts(content, lambda row: _Written(_object_of(cls, row)))
+
+
+def _frame_parts(value: Any) -> Parts:
+    names, columns = columns_of(value)
+
+    def put(columns: Sequence[list[Any]]) -> Any:
+        return _Written(_frame_of(value, names, columns))
+
+    return Parts(names, columns, put)
+
+
+def _row_parts(row: Mapping[Any, Any], named: Callable[[dict[Any, Any]], Any]) -> Parts:
+    names = list(row)
+
+    def put(columns: Sequence[list[Any]]) -> Any:
+        return named({name: column[0] for name, column in zip(names, columns, strict=True)})
+
+    return Parts(names, [[item] for item in row.values()], put)
 
 
 # Third parties are known by package and class name: nothing of theirs is imported here.
@@ -267,11 +602,13 @@ _BY_NAME: Final[dict[str, Writer]] = {
     "builtins.tuple": _sequence,
     "builtins.set": _set,
     "builtins.frozenset": _set,
+    "builtins.dict": _mapping,
+    "collections.defaultdict": _defaults,
     "datetime.datetime": _datetime,
-    "datetime.date": lambda value: _extension(_DATE, value.isoformat().encode()),
+    "datetime.date": lambda value: _extension(_DATE, date.isoformat(value).encode()),
     "datetime.time": _time,
     "datetime.timedelta": _timedelta,
-    "decimal.Decimal": lambda value: _extension(_DECIMAL, str(value).encode()),
+    "decimal.Decimal": lambda value: _extension(_DECIMAL, Decimal.__str__(value).encode()),
     "fractions.Fraction": lambda value: _tagged(_FRACTION, [value.numerator, value.denominator]),
     "uuid.UUID": lambda value: _extension(_UUID, value.bytes),
     "numpy.generic": _numpy_scalar,
@@ -283,15 +620,13 @@ _BY_NAME: Final[dict[str, Writer]] = {
 _BY_EXACT_NAME: Final[dict[str, Writer]] = {
     "numpy.ndarray": _array,
     "numpy.memmap": _array,
-    "pandas.Series": _series,
+    "pandas.Series": lambda value: _mapping(_labelled(value)),
+    # Its own isoformat knows of nanoseconds, and of years beyond Python's.
+    "pandas.Timestamp": lambda value: _moment(_DATETIME, value, value.isoformat()),
     "pandas.DataFrame": _frame,
     "polars.DataFrame": _frame,
     "pyarrow.Table": _frame,
 }
-
-
-def _name_of(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _key_of(cls: type) -> str:
@@ -299,6 +634,7 @@ def _key_of(cls: type) -> str:
 
 
 _WRITERS: Final[dict[type, Writer]] = {}
+_OURS: Final[dict[type, Writer]] = {Rounded: _rounded, _Written: lambda value: value.data}
 
 
 def _learn(cls: type) -> Writer:
@@ -310,45 +646,43 @@ def _learn(cls: type) -> Writer:
 
 
 def _writer_of(cls: type) -> Writer:
-    exact = _BY_EXACT_NAME.get(_key_of(cls))
+    exact = _OURS.get(cls) or _BY_EXACT_NAME.get(_key_of(cls))
     if exact is not None:
         return exact
     if issubclass(cls, Enum):
         return _enum
     builtin = issubclass(cls, int | float | str | bytes | list | dict | set | frozenset)
-    if not builtin and (is_dataclass(cls) or _has_fields(cls)):
-        return _object
-    if issubclass(cls, Mapping):
-        return _mapping
+    names = None if builtin else _fields_of(cls)
+    if names is not None:
+        return _object(cls, names)
     for base in cls.__mro__:
         writer = _BY_NAME.get(_key_of(base))
         if writer is not None:
-            return writer
-    return _refuse
-
-
-def _has_fields(cls: type) -> bool:
-    named = issubclass(cls, tuple) and hasattr(cls, "_fields")
-    return named or hasattr(cls, "__struct_fields__")
+            return writer if base is cls or writer is _numpy_scalar else _extended(cls, writer)
+    return _mapping if issubclass(cls, Mapping) else _refuse
 
 
 def _refuse(value: Any) -> bytes:
-    raise TypeError(f"cannot name a {_name_of(type(value))}")
+    raise TypeError(f"cannot name a {_label(type(value))}")
 
 
 # -- the fast path ----------------------------------------------------------------------
 
 
-class _Shape:
-    """Names of a row that was seen: their bytes in order, and how to pick the values."""
+# Of a row's names: their bytes in order, and how to pick the values.
+_Shape: TypeAlias = tuple[bytes, Callable[[Any], tuple[Any, ...]]]
 
-    __slots__: tuple[str, ...] = ("pick", "prefix")
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        ordered = sorted(names, key=_string)
-        head = _header(len(names), (0x80, 16), (0, 0xDE, 0xDF))
-        self.prefix: bytes = head + b"".join(map(_string, ordered))
-        self.pick: Callable[[Any], tuple[Any, ...]] = itemgetter(*ordered)
+def _shape_of(names: tuple[str, ...]) -> _Shape:
+    ordered = sorted(names, key=_string)
+    prefix = _names([_string(name) for name in ordered])
+    if len(names) == 1:
+        (only,) = names
+        return prefix, lambda row: (row[only],)
+    return prefix, itemgetter(*ordered)
+
+
+_all_plain: Final = PLAIN.issuperset
 
 
 class Namer:
@@ -363,38 +697,45 @@ class Namer:
     True
     """
 
-    __slots__: tuple[str, ...] = ("_pack", "_shapes")
+    __slots__: tuple[str, ...] = ("_latest", "_pack", "_shapes")
 
     def __init__(self) -> None:
         from msgspec.msgpack import Encoder
 
         self._pack: Callable[[Any], bytes] = Encoder().encode
-        self._shapes: dict[tuple[Any, ...], _Shape | None] = {}
+        self._shapes: dict[tuple[Any, ...], _Shape] = {}
+        # By the number of names: a row of as many that has each of a shape's has no other.
+        self._latest: dict[int, _Shape] = {}
 
     def name(self, value: Any) -> bytes:
         """Canonical bytes of ``value``; raises ``TypeError`` when it cannot be named."""
         cls = type(value)
         if cls is dict:
-            names = tuple(value)
-            shape = self._shapes.get(names) or self._learn(names)
-            if shape is not None:
-                packed = self._packed(shape.pick(value))
-                return canonical(value) if packed is None else shape.prefix + packed
-        elif cls is list or cls is tuple:
-            packed = self._packed(value)
-            if packed is not None:
-                return packed
+            try:
+                prefix, pick = self._latest[len(value)]
+                values = pick(value)
+            except KeyError:
+                return self._of_another_shape(value)
+            packed = self._packed(values)
+            return canonical(value) if packed is None else prefix + packed
+        if cls is list or cls is tuple:
+            return self._packed(value) or canonical(value)
+        if cls is Rounded:
+            rounded: Rounded = value
+            return rounded.written(self.name(rounded.rounding.row(rounded.features)))
         return canonical(value)
 
-    def rows(self, names: Sequence[str], columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
+    def rows(self, names: Sequence[Any], columns: Sequence[Sequence[Any]]) -> list[bytes | None]:
         """Canonical bytes of each row of a frame, given as columns, as a mapping by name.
 
         None for a row with a value that cannot be named.
         """
-        order = sorted(range(len(names)), key=lambda at: _string(names[at]))
-        head = _header(len(names), (0x80, 16), (0, 0xDE, 0xDF))
-        prefix = head + b"".join(_string(names[at]) for at in order)
+        written = [_name(name) for name in names]
+        order = sorted(range(len(names)), key=written.__getitem__)
         rows = zip(*(columns[at] for at in order), strict=True)
+        if len(set(written)) != len(written):
+            return [None for _ in rows]
+        prefix = _names([written[at] for at in order])
         return [self._row(prefix, row) for row in rows]
 
     def vectors(self, rows: Any) -> list[bytes]:
@@ -421,7 +762,7 @@ class Namer:
             return None
 
     def _packed(self, values: Any) -> bytes | None:
-        if not PLAIN.issuperset(map(type, values)):
+        if not _all_plain(map(type, values)):
             values = _unwrapped(values)
             if values is None:
                 return None
@@ -429,14 +770,28 @@ class Namer:
             packed = self._pack(values)
         except (OverflowError, UnicodeEncodeError):
             return None
-        return None if _SUSPECT in packed else packed
+        # One byte is found much faster than two, and most pairs are there by chance.
+        if _BIG in packed and _SUSPECT in packed and any(map(ne, values, values)):
+            return None
+        return packed
+
+    def _of_another_shape(self, value: dict[Any, Any]) -> bytes:
+        names = tuple(value)
+        shape = self._shapes.get(names) or self._learn(names)
+        if shape is None:
+            return canonical(value)
+        self._latest[len(names)] = shape
+        prefix, pick = shape
+        packed = self._packed(pick(value))
+        return canonical(value) if packed is None else prefix + packed
 
     def _learn(self, names: tuple[Any, ...]) -> _Shape | None:
-        if len(names) < 2 or not all(type(name) is str for name in names):
+        if not names or not all(type(name) is str for name in names):
             return None
         if len(self._shapes) >= 1024:
             self._shapes.clear()
-        shape = self._shapes[names] = _Shape(names)
+            self._latest.clear()
+        shape = self._shapes[names] = _shape_of(names)
         return shape
 
 
@@ -445,6 +800,18 @@ _NUMPY_SCALARS: Final = frozenset(
     {"bool", "bool_", "float16", "float32", "float64", "str_", "bytes_"}
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
+
+
+def plain_number(value: Any) -> int | float | None:
+    """``value`` if it is a number of Python or numpy and nothing more, else None.
+
+    Examples
+    --------
+    >>> plain_number(1.5), plain_number(True), plain_number("1")
+    (1.5, None, None)
+    """
+    plain = value.item() if _wraps(type(value)) else value
+    return plain if type(plain) is int or type(plain) is float else None
 
 
 def _unwrapped(values: Any) -> list[Any] | None:

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 from collections import OrderedDict, deque
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from prodml.errors import BadConfiguration
 
@@ -23,9 +23,14 @@ _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9} | {
 }
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
+# Value, whether it is encoded, when it ends, until when it is calm, and its life.
+Data: TypeAlias = tuple[Any, bool, float, float, Any]
+
 # What the interpreter spends on an entry beside its key and value, as measured: the entry,
 # its places in the table and a queue, and its share of the list of expelled keys.
 _OVERHEAD: Final = 540
+# And on its life.
+_LIFE: Final = 120
 
 
 def size_of(size: int | str | None, setting: str) -> int:
@@ -52,13 +57,13 @@ def size_of(size: int | str | None, setting: str) -> int:
 
 
 class _Entry:
-    """One value.  ``data`` is (value, encoded?, expires, born), swapped as a whole."""
+    """One value.  ``data`` is (value, encoded?, ends, calm, life), swapped as a whole."""
 
     __slots__: tuple[str, ...] = ("data", "hits", "key", "resident", "size")
 
-    def __init__(self, key: bytes, data: tuple[Any, bool, float, float], size: int) -> None:
+    def __init__(self, key: bytes, data: Data, size: int) -> None:
         self.key: bytes = key
-        self.data: tuple[Any, bool, float, float] = data
+        self.data: Data = data
         self.size: int = size
         self.hits: int = 0
         self.resident: bool = False
@@ -75,7 +80,7 @@ class Memory:
     >>> memory.put(b"key", 0.5, encoded=False, now=0.0, expires=60.0)
     True
     >>> memory.find(b"key", now=59.0), memory.find(b"key", now=60.0)
-    ((0.5, False, 60.0, 0.0), None)
+    ((0.5, False, 60.0, 60.0, None), None)
     """
 
     __slots__: tuple[str, ...] = (
@@ -105,8 +110,8 @@ class Memory:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, key: bytes, now: float) -> tuple[Any, bool, float, float] | None:
-        """Value, whether it is encoded, when it ends and was born; None if absent or over."""
+    def find(self, key: bytes, now: float) -> Data | None:
+        """Value, whether it is encoded, its end, calm and life; None if absent or over."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -117,12 +122,26 @@ class Memory:
             entry.hits += 1
         return data
 
-    def put(self, key: bytes, value: Any, *, encoded: bool, now: float, expires: float) -> bool:
-        """Keep ``value``; return False when it alone is larger than half the capacity."""
+    def put(
+        self,
+        key: bytes,
+        value: Any,
+        *,
+        encoded: bool,
+        now: float,
+        expires: float,
+        calm: float | None = None,
+        life: Any = None,
+    ) -> bool:
+        """Keep ``value``; return False when it alone is larger than half the capacity.
+
+        ``life`` is whatever is known of it, to be looked at from ``calm`` on.
+        """
         size = sys.getsizeof(key) + sys.getsizeof(value) + _OVERHEAD
+        size += 0 if life is None else _LIFE
         if size * 2 > self.capacity:
             return False
-        data = (value, encoded, expires, now)
+        data = (value, encoded, expires, expires if calm is None else calm, life)
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -150,7 +169,7 @@ class Memory:
             self._small.append(entry)
             self._small_bytes += entry.size
 
-    def _renew(self, entry: _Entry, data: tuple[Any, bool, float, float], size: int) -> None:
+    def _renew(self, entry: _Entry, data: Data, size: int) -> None:
         self.used += size - entry.size
         if not entry.resident:
             self._small_bytes += size - entry.size

@@ -1,6 +1,8 @@
 """The cache: predictions by features and model version, in memory and in a shared store."""
 
 import hashlib
+import math
+import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, InitVar, dataclass, field
@@ -10,13 +12,19 @@ from typing import Any, final
 from prodml._call import Guard, Steps, arun, run
 from prodml.cache.arguments import NO_EXTRA, function_id
 from prodml.cache.backoff import Backoff
-from prodml.cache.codecs import Codec
+from prodml.cache.codecs import Codec, CustomCodec, ValueCodec, class_name
+from prodml.cache.disk import DiskTier
+from prodml.cache.disk_layer import DiskLayer, ends_of
+from prodml.cache.failures import Failures
+from prodml.cache.freshness import Freshness
 from prodml.cache.keys import Namer
 from prodml.cache.memory import Memory, size_of
+from prodml.cache.sealing import Sealer
 from prodml.cache.single_flight import SingleFlight
 from prodml.cache.stats import CacheStats, Counts, Explanation
 from prodml.cache.steps import CacheSteps
 from prodml.cache.tier import StoreTier
+from prodml.cache.typed import kept_by
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, Stream
@@ -50,11 +58,37 @@ class PredictionCache(CacheSteps):
     jitter
         Share of ``ttl``, in [0, 1), by which lives are shortened at random, so that entries
         made together do not end together.
+    early
+        How eagerly entries are renewed before their end, behind the back of a caller who is
+        answered at once: 1 is the optimum of XFetch (the longer computing takes, the
+        earlier), 0 is never.
+    stale
+        Seconds after its ``ttl`` in which an entry is still served while one caller's
+        renewal runs in the background.
+    stale_if_error
+        Seconds after its ``ttl`` in which an entry is served if computing another fails.
+    negative_ttl
+        Seconds that a failure is remembered and raised again instead of computing; what was
+        only refused (:class:`~prodml.errors.Rejected`) is not remembered.  Other processes
+        raise :class:`~prodml.errors.RememberedFailure`, with the type and text of the error.
+    lease
+        Seconds after which other processes go on without one that was killed while it
+        computed for all; it is prolonged while the work lasts.  0 lets each process compute
+        for itself.
     flight_timeout
         Seconds that a caller waits for another's computation before it computes itself.
     secret
         Keys the digests and tags in the shared store: whoever lacks it can neither confirm
         a guess of the features nor forge an entry.  All processes need the same one.
+    encryption
+        ``"aes-gcm"``: nobody without ``secret``, which it needs, can read the answers in the
+        shared store; takes the package cryptography.  By default they are authenticated only.
+    codec
+        Encoder and decoder of answers in place of the built-in one, for types that it does
+        not know.  What it decodes is trusted: do not let it load pickles.
+    disk
+        File, or a :class:`~prodml.cache.DiskTier`, that keeps answers across restarts, between
+        memory and the shared store.
     breaker
         Guard in front of the store; by default a :class:`~prodml.cache.Backoff`.
     rng, clock, events, name
@@ -63,7 +97,8 @@ class PredictionCache(CacheSteps):
     Raises
     ------
     BadConfiguration
-        A setting makes no sense, or nothing is registered for ``redis``.
+        A setting makes no sense, a package is not installed, or nothing is registered for
+        ``redis``.
 
     Examples
     --------
@@ -84,22 +119,40 @@ class PredictionCache(CacheSteps):
     memory: int | str | None = "64 MiB"
     ttl: float | None = 3600.0
     jitter: float = 0.1
+    early: float = 1.0
+    stale: float = 0.0
+    stale_if_error: float = 0.0
+    negative_ttl: float = 0.0
+    lease: float = 2.0
     flight_timeout: float = 30.0
     secret: InitVar[bytes | str | None] = None
+    encryption: str | None = field(
+        default=None, metadata={"fixed": "entries of another mode cannot be read"}
+    )
+    codec: Codec | None = field(default=None, repr=False)
+    disk: DiskTier | str | os.PathLike[str] | None = field(
+        default=None, repr=False, metadata={"fixed": "its file is open"}
+    )
     breaker: Guard[Any] | None = None
     rng: random.Random = field(default_factory=random.Random, repr=False)
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
     events: Stream = field(default=EVENTS, repr=False)
     name: str = "prediction-cache"
-    _codec: Codec = field(default_factory=Codec, init=False, repr=False)
+    _codec: Codec = field(init=False, repr=False)
     _counts: Counts = field(default_factory=Counts, init=False, repr=False)
     _epochs: dict[bytes, Any] = field(default_factory=dict[bytes, Any], init=False, repr=False)
+    _failures: Failures = field(default_factory=Failures, init=False, repr=False)
     _flights: SingleFlight = field(init=False, repr=False)
+    _fresh: Freshness = field(init=False, repr=False)
     _heads: dict[Any, Any] = field(default_factory=dict[Any, Any], init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
     _memory: Memory = field(init=False, repr=False)
     _namer: Namer = field(default_factory=Namer, init=False, repr=False)
     _now: Callable[[], float] = field(init=False, repr=False)
+    _renewals: dict[bytes, float] = field(
+        default_factory=dict[bytes, float], init=False, repr=False
+    )
+    _sealer: Sealer = field(init=False, repr=False)
     _secret: bytes = field(init=False, repr=False)
     _tier: StoreTier | None = field(default=None, init=False, repr=False)
 
@@ -110,19 +163,36 @@ class PredictionCache(CacheSteps):
             raise BadConfiguration(f"jitter={self.jitter!r} must be a share in [0, 1)")
         if not self.flight_timeout > 0:
             raise BadConfiguration(f"flight_timeout={self.flight_timeout!r} must be more than 0")
+        for setting in ("negative_ttl", "lease"):
+            if not 0 <= getattr(self, setting) < math.inf:
+                raise BadConfiguration(f"{setting}={getattr(self, setting)!r} must be 0 or more")
+        self._fresh = Freshness(self.early, self.stale, self.stale_if_error)
         self._memory = Memory(size_of(self.memory, "memory"))
         self._flights = SingleFlight(self.flight_timeout)
         self._now = self.clock.monotonic
         self._secret = _key_of(secret)
+        self._codec = ValueCodec() if self.codec is None else _custom(self.codec)
+        if self.encryption is not None and secret is None:
+            raise BadConfiguration(f"encryption={self.encryption!r} needs a secret")
+        name = "" if self.codec is None else class_name(type(self.codec))
+        self._sealer = Sealer(self._secret, self.encryption, name)
         if self.redis is not None:
             guard = self.breaker or Backoff(name=f"{self.name}-store", clock=self.clock)
             self._tier = StoreTier(self.redis, guard, self._counts)
             # A URL may hold a password: from here on only the store is known.
             self.redis = self._tier.store
+        if self.disk is not None:
+            if not isinstance(self.disk, DiskTier):
+                self.disk = DiskTier(self.disk, clock=self.clock)
+            self._tier = DiskLayer(self.disk, self._tier, ends=ends_of(self._sealer))
+
+    def _hidden(self) -> dict[str, Any]:
+        return {"secret": self._secret}
 
     def _retuned(self) -> None:
         self._memory.resize(size_of(self.memory, "memory"), self._now())
         self._flights.timeout = self.flight_timeout
+        self._fresh = Freshness(self.early, self.stale, self.stale_if_error)
 
     def get(
         self,
@@ -222,16 +292,21 @@ class PredictionCache(CacheSteps):
             return Explanation(cacheable=False, reason=str(error) or type(error).__name__)
         now = self._now()
         found = self._memory.find(place, now)
+        life = found[4] if found else None
+        left = None if life is None else life.created + life.ttl - now
+        reason = "never computed here, expelled, expired or dropped"
+        if left is not None:
+            reason = "kept" if left > 0 else "its time is over, but it may stand in"
         return Explanation(
             cacheable=True,
-            reason="kept" if found else "never computed here, expelled, expired or dropped",
+            reason=reason,
             key=self._name(place),
             canonical=canonical,
             function=name,
             version=version,
             tier="memory" if found else "",
-            age=now - found[3] if found else None,
-            expires_in=found[2] - now if found and found[2] != float("inf") else None,
+            age=None if life is None else life.age(now),
+            expires_in=None if left is None or left == math.inf else left,
         )
 
     def close(self) -> None:
@@ -252,23 +327,36 @@ class PredictionCache(CacheSteps):
     def _get_steps(
         self, features: Any, version: Any, default: Any, function: str | Callable[..., Any]
     ) -> Steps:
-        value, key = self.lookup(features, version, function=function_id(function))
+        value, key = self.lookup(
+            features, version, function=function_id(function), answer=kept_by(function)
+        )
         if value is MISS and key is not None:
             answers, _ = yield from self._fetch([key])
-            value = MISS if answers[0] is None else answers[0].value
-            self._counts.misses += value is MISS
+            found = answers[0]
+            if found is None or not found.fresh:
+                self._counts.misses += 1
+            else:
+                self._count_hit(found)
+                value = found.value
         return (default if value is MISS else value), None
 
     def _set_steps(
         self, features: Any, version: Any, value: Any, function: str | Callable[..., Any]
     ) -> Steps:
-        key = self._key(function_id(function), version, NO_EXTRA, self._named(features))
-        body = self._encoded(value)
+        answer = kept_by(function)
+        key = self._key(function_id(function), version, NO_EXTRA, self._named(features), answer)
+        body = self._encoded(value, answer)
         if key is None or body is None:
             return False, None
         yield from self._refresh(key.epoch)
         yield from self._keep([(key, value, body)], 0.0)
         return True, None
+
+
+def _custom(codec: Any) -> Codec:
+    if not isinstance(codec, Codec):
+        raise BadConfiguration(f"codec={codec!r} needs the methods encode and decode")
+    return CustomCodec(codec)
 
 
 def _key_of(secret: bytes | str | None) -> bytes:

@@ -17,7 +17,7 @@ from prodml._call import Outcome, Steps, Wait
 from prodml._deadline import expired, remaining
 from prodml.errors import DeadlineExceeded
 
-__all__ = ["ALONE", "SingleFlight"]
+__all__ = ["ALONE", "HANDOVER", "SingleFlight", "leave_flights"]
 
 Work: TypeAlias = Callable[[], Steps]
 
@@ -31,6 +31,10 @@ class _Word(Enum):
 
 ALONE: Final = _Word.ALONE
 """Result told to a caller who cannot wait: he would wait for himself, or has waited enough."""
+
+
+HANDOVER: Final = _Word.HANDOVER
+"""Result of work that others cannot use: one of those who wait for it leads anew."""
 
 
 class _WouldBlock(RuntimeError):
@@ -53,6 +57,16 @@ class _Flight(Future["Outcome | _Word"]):
 
 # Flights led in this thread or task, or by whoever started it.
 _LED: ContextVar[tuple[_Flight, ...]] = ContextVar("prodml_led_flights", default=())
+
+
+def leave_flights() -> None:
+    """Lead no flight any more in this context: it goes on apart from the one it came from.
+
+    Examples
+    --------
+    >>> leave_flights()
+    """
+    _LED.set(())
 
 
 class SingleFlight:
@@ -101,6 +115,14 @@ class SingleFlight:
             if landed is not _Word.HANDOVER:
                 return (landed[0], False), landed[1]
 
+    def only(self, key: bytes, work: Work) -> Steps:
+        """:meth:`steps` without waiting: to ``((ALONE, False), None)`` if another leads."""
+        mine = _Flight()
+        if self._flights.setdefault(key, mine) is not mine:
+            return (ALONE, False), None
+        result, error = yield from self._lead(key, mine, work)
+        return (result, True), error
+
     def _lead(self, key: bytes, flight: _Flight, work: Work) -> Steps:
         before = _LED.get()
         _LED.set((*(other for other in before if not other.done()), flight))
@@ -108,7 +130,8 @@ class SingleFlight:
         try:
             result, error = yield from work()
             # A leader's own deadline is no fault of the work: another may have more time.
-            if not (isinstance(error, DeadlineExceeded) and expired() is not None):
+            late = isinstance(error, DeadlineExceeded) and expired() is not None
+            if not late and result is not HANDOVER:
                 landed = result, error
             _LED.set(before)
             return result, error

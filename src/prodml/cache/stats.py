@@ -19,6 +19,13 @@ class Counts:
     corrupt: int = 0
     store_errors: int = 0
     store_skipped: int = 0
+    early: int = 0
+    stale: int = 0
+    stale_if_error: int = 0
+    negative_hits: int = 0
+    renewals: int = 0
+    renewal_errors: int = 0
+    renewals_skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +48,17 @@ class CacheStats:
         Stored entries that were refused and counted as misses.
     store_errors, store_skipped
         Failed calls of the store, and calls spared while it was down.
+    early
+        Renewals begun before the end of an entry.
+    stale
+        Rows answered by an entry whose time was over (they count as hits of a tier, too).
+    stale_if_error
+        Computations that failed and were replaced by an entry whose time was over.
+    negative_hits
+        Failures repeated from memory instead of computing again.
+    renewals, renewal_errors, renewals_skipped
+        Computations behind the callers' backs: those made, those of them that failed, and
+        those not begun because too many were under way.
     evictions, entries, bytes, capacity
         The memory tier.
 
@@ -63,6 +81,13 @@ class CacheStats:
     corrupt: int
     store_errors: int
     store_skipped: int
+    early: int
+    stale: int
+    stale_if_error: int
+    negative_hits: int
+    renewals: int
+    renewal_errors: int
+    renewals_skipped: int
     evictions: int
     entries: int
     bytes: int

@@ -8,12 +8,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
-from prodml._call import Guard, Invoke, Outcome, Steps, protect
+from prodml._call import CalmGuard, Guard, Invoke, Steps, protect
+from prodml.cache.backoff import Backoff
 from prodml.cache.stats import Counts
+from prodml.clock import SYSTEM_CLOCK
 from prodml.errors import BadConfiguration, CorruptRecord, Rejected, StoreUnavailable
 from prodml.stores import AsyncStore, Store, open_async_store, open_store
 
-__all__ = ["BulkStore", "StoreTier"]
+__all__ = ["BulkStore", "LeaseStore", "StoreTier"]
 
 
 @runtime_checkable
@@ -33,6 +35,36 @@ class BulkStore(Protocol):
         ...
 
 
+@runtime_checkable
+class LeaseStore(Protocol):
+    """What a store may offer beside: one computation of a value among all processes.
+
+    Whoever finds no value claims the right to compute it, for ``lease`` seconds; the others
+    watch.  A claim lapses by itself, so that a computer that dies holds nobody up; values
+    are written once, so that a claim that lapses too early costs a second computation and
+    nothing else.
+    """
+
+    def claim(self, name: str, token: str, lease: float) -> tuple[bytes | None, bool]:
+        """Value of ``name``, and whether ``token`` may compute it; one round trip.
+
+        Asking again with the same token changes nothing.
+        """
+        ...
+
+    def watch(self, name: str) -> tuple[bytes | None, str | None]:
+        """Value of ``name``, and the token of who computes it; one round trip."""
+        ...
+
+    def prolong(self, name: str, token: str, lease: float) -> bool:
+        """Let ``token`` compute ``name`` for ``lease`` seconds from now, if it still may."""
+        ...
+
+    def unclaim(self, name: str, token: str) -> None:
+        """Let others compute ``name``; does nothing when it is not ``token``'s any more."""
+        ...
+
+
 class StoreTier:
     """Reads and writes of one store as steps for both colours.
 
@@ -47,25 +79,46 @@ class StoreTier:
         Nothing is registered for ``target``.
     """
 
-    __slots__: tuple[str, ...] = ("_async", "_bulky", "_counts", "_guard", "_sync")
+    __slots__: tuple[str, ...] = (
+        "_async",
+        "_bulky",
+        "_counts",
+        "_guard",
+        "_peek",
+        "_sync",
+        "leases",
+    )
 
     def __init__(self, target: Any, guard: Guard[Any], counts: Counts) -> None:
         self._guard: Guard[Any] = guard
+        self._peek: Callable[[], bool] = _peek_of(guard)
         self._counts: Counts = counts
         self._sync: Store | None = None
         self._async: AsyncStore | None = None
         self._sync, self._async = _colours(target)
         stores = [store for store in (self._sync, self._async) if store is not None]
         self._bulky: bool = all(isinstance(store, BulkStore) for store in stores)
+        # Whether processes can agree on who computes a value.
+        self.leases: bool = all(isinstance(store, LeaseStore) for store in stores)
+
+    def down(self) -> bool:
+        """Whether the store is known to be away: there is no use in preparing a call."""
+        return self._peek()
 
     def read(self, names: Sequence[str]) -> Steps:
         """Steps to ``([bytes or None, ...], None)``, in one round trip if the store can."""
+        if self._peek():
+            self._counts.store_skipped += 1
+            return [None] * len(names), None
         if len(names) == 1:
             value, _ = yield from self._ask("get", names[0])
             return [value], None
         if self._bulky:
             found, error = yield from self._ask("get_many", names)
-            return (found if error is None else [None] * len(names)), None
+            if error is None and isinstance(found, list | tuple) and len(found) == len(names):
+                return found, None
+            self._counts.corrupt += error is None
+            return [None] * len(names), None
         values: list[bytes | None] = []
         for name in names:
             value, _ = yield from self._ask("get", name)
@@ -74,6 +127,9 @@ class StoreTier:
 
     def write(self, items: Mapping[str, bytes], ttl: float | None) -> Steps:
         """Steps to ``(whether all was taken, None)``."""
+        if self._peek():
+            self._counts.store_skipped += 1
+            return False, None
         if len(items) > 1 and self._bulky:
             _, error = yield from self._ask("set_many", items, ttl=ttl)
             return error is None, None
@@ -85,6 +141,9 @@ class StoreTier:
 
     def settle(self, name: str, proposal: bytes) -> Steps:
         """Steps to ``(value now at name or None if unknown, None)``; proposes one if absent."""
+        if self._peek():
+            self._counts.store_skipped += 1
+            return None, None
         if self._bulky:
             value, _ = yield from self._ask("setdefault", name, proposal)
             return value, None
@@ -93,6 +152,25 @@ class StoreTier:
             _, error = yield from self._ask("set", name, proposal)
             return (proposal if error is None else None), None
         return value, None
+
+    def claim(self, name: str, token: str, lease: float) -> Steps:
+        """Steps to ``((value or None, whether to compute it here), None)``.
+
+        A store that cannot be asked holds nobody up: each computes for himself.
+        """
+        return (yield from self._agree((None, True), "claim", name, token, lease))
+
+    def watch(self, name: str) -> Steps:
+        """Steps to ``((value or None, token of who computes it or None), None)``."""
+        return (yield from self._agree((None, None), "watch", name))
+
+    def prolong(self, name: str, token: str, lease: float) -> Steps:
+        """Steps to ``(whether it is still to be computed here, None)``; so if nobody knows."""
+        return (yield from self._agree(True, "prolong", name, token, lease))
+
+    def unclaim(self, name: str, token: str) -> Steps:
+        """Steps that let others compute ``name``."""
+        return (yield from self._agree(None, "unclaim", name, token))
 
     @property
     def store(self) -> Store | AsyncStore | None:
@@ -105,22 +183,42 @@ class StoreTier:
         yield Invoke(call, acall=getattr(self._async, "close", None))
         return None, None
 
+    def _agree(self, unknown: Any, method: str, *args: Any) -> Steps:
+        if self._peek():
+            self._counts.store_skipped += 1
+            return unknown, None
+        result, error = yield from self._ask(method, *args)
+        return (unknown if error is not None else result), None
+
     def _ask(self, method: str, *args: Any, **kwargs: Any) -> Steps:
         acall = getattr(self._async, method) if self._async is not None else None
         call = getattr(self._sync, method) if self._sync is not None else _only_awaited
-        step = Invoke(call, args, kwargs, acall=acall)
-        outcome = yield from protect(self._guard, step)
-        self._count(outcome)
+        outcome = yield from protect(self._guard, Invoke(call, args, kwargs, acall=acall))
+        error = outcome[1]
+        if error is not None:
+            self._count(error)
+        if isinstance(error, CorruptRecord):
+            # A damaged store is let go of: the next use opens what is there by then.
+            yield from self.close()
         return outcome
 
-    def _count(self, outcome: Outcome) -> None:
-        error = outcome[1]
+    def _count(self, error: Exception) -> None:
         if isinstance(error, Rejected):
             self._counts.store_skipped += 1
         elif isinstance(error, CorruptRecord):
             self._counts.corrupt += 1
-        elif error is not None:
+        else:
             self._counts.store_errors += 1
+
+
+def _peek_of(guard: Guard[Any]) -> Callable[[], bool]:
+    """How to see that ``guard`` would reject a call, without making one."""
+    if isinstance(guard, Backoff):
+        return lambda: guard.down
+    if isinstance(guard, CalmGuard) and hasattr(guard.era, "rejects"):
+        clock = getattr(guard, "clock", SYSTEM_CLOCK)
+        return lambda: guard.era.rejects and clock.monotonic() < guard.era.until
+    return lambda: False
 
 
 def _nothing() -> None:

@@ -1,18 +1,34 @@
 """Redis and Valkey as stores of bytes, for threads and for tasks.
 
-Made for a cache in front of predictions: short timeouts, no retries, connections of its
-own.  A client's defaults are made for data that must not be lost (redis-py 8 tries eleven
-times, five seconds each); here an answer that is late is worth nothing.
+Made for a cache in front of predictions: one short time limit for a request, no retries,
+connections of its own.  A client's defaults are made for data that must not be lost
+(redis-py 8 tries eleven times, five seconds each); here an answer that is late is worth
+nothing.  Where the client's connections can be had, requests go past the client, see
+:mod:`prodml.integrations.redis_wire`; a cluster's, a sentinel's and a stand-in's client is
+used as it is, and so are scripts for records and leases.
 """
 
-import math
+import asyncio
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 from prodml.errors import BadConfiguration, StoreUnavailable
+from prodml.integrations import redis_commands as commands
 from prodml.integrations import redis_records
+from prodml.integrations.redis_commands import Operation, Refused
+from prodml.integrations.redis_wire import (
+    Command,
+    NoWire,
+    Refusal,
+    Wires,
+    dialled,
+    get_request,
+    packed,
+)
+from prodml.integrations.redis_wire_async import AsyncWires, adialled
 from prodml.stores import Lease
 
 __all__ = ["AsyncRedisStore", "RedisStore", "open_async_store", "open_store"]
@@ -26,37 +42,6 @@ _ADDRESS: Final = frozenset(
 _MOST_CONNECTIONS: Final = 32
 _PLAIN_POOLS: Final = frozenset({"ConnectionPool", "BlockingConnectionPool"})
 _CONNECTIONS: Final = frozenset({"Connection", "SSLConnection", "UnixDomainSocketConnection"})
-
-# The schedule of prodml.resilience.rate_limit, by the server's clock in microseconds.  What
-# is kept: epoch, permits since, interval, time of the last one.  A clock that was set back
-# moves the epoch with it; another interval begins with as many permits saved up, or owed.
-_TAKE: Final = """
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local interval, burst, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local kept = string.gmatch(redis.call('GET', KEYS[1]) or '', '%S+')
-local epoch, count = tonumber(kept() or '') or now, tonumber(kept() or '') or 0
-local old, seen = tonumber(kept() or '') or interval, tonumber(kept() or '') or now
-epoch = epoch - math.max(0, seen - now)
-if old ~= interval then
-  epoch, count = now, math.max(0, count - (now - epoch) / old)
-end
-if epoch + count * interval <= now then
-  epoch, count = now, 0
-end
-local wait = epoch + (count + 1 - burst) * interval - now
-if wait < 0.5 then
-  wait = 0
-end
-if wait > patience then
-  return {0, math.ceil(wait)}
-end
-count = count + 1
-local ttl = math.ceil((epoch + count * interval - now) / 1000) + 1000
-local state = string.format('%.17g %.17g %.17g %.17g', epoch, count, interval, now)
-redis.call('SET', KEYS[1], state, 'PX', string.format('%.0f', ttl))
-return {1, math.ceil(wait)}
-"""
 
 
 class _Source:
@@ -82,6 +67,20 @@ class _Source:
     def portable(self) -> bool:
         """Whether a fresh client of either colour can be made from the address."""
         return self.connection in _CONNECTIONS
+
+    @property
+    def raw(self) -> bool:
+        """Whether connections can be had without their client."""
+        return self.portable and "redis_connect_func" not in self.address
+
+    def dialling(self, package: Any, retry: Any, timeout: float) -> tuple[Any, dict[str, Any]]:
+        """Class and settings of one connection of ``package``.
+
+        No request waits for it longer than it may, so that it may take its time: a
+        handshake over TLS that lasts longer than a request would else never end.
+        """
+        settings = {**self.address, **_limits(max(timeout, 1.0), retry), "protocol": 2}
+        return getattr(package, self.connection), settings
 
     def fresh(self, package: Any, limits: Mapping[str, Any]) -> Any:
         """Client of ``package`` (``redis`` or ``redis.asyncio``) with connections of its own."""
@@ -140,10 +139,6 @@ def _limits(timeout: float, retry: Any) -> dict[str, Any]:
     }
 
 
-def _milliseconds(ttl: float | None) -> int | None:
-    return None if ttl is None or math.isinf(ttl) else max(1, round(ttl * 1000))
-
-
 class _Base:
     """What both colours share."""
 
@@ -153,81 +148,25 @@ class _Base:
         _redis()
         self.timeout: float = timeout
         self._source: _Source = target if isinstance(target, _Source) else _Source(target)
+        # Whether requests go through a client, as they must where it finds the server.
+        self._plain: bool = not self._source.raw
 
     def __repr__(self) -> str:
         # Never the address as given: it may hold a password.
         return f"<{type(self).__name__}: {self._source.where}>"
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(self._source.where, f"{type(error).__name__}: {error}")
+        if isinstance(error, StoreUnavailable):
+            return error
+        told = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+        return StoreUnavailable(self._source.where, told)
 
 
-class RedisStore(_Base):
-    """A :class:`~prodml.stores.Store` in Redis or Valkey, for threads.
+class _Records(_Base):
+    """What workers agree on: see :class:`prodml.stores.SharedStore`."""
 
-    Parameters
-    ----------
-    target
-        A URL (``redis://``, ``rediss://``, ``unix://``, ``valkey://``) or a client of
-        redis-py or valkey-py.  A client's address is taken over, never its connections,
-        timeouts, retries or ``decode_responses``; a cluster's or sentinel's client is used
-        as it is.
-    timeout
-        Seconds for connecting and for each answer.
-
-    Raises
-    ------
-    BadConfiguration
-        A URL that is none, or the package redis is missing.
-    StoreUnavailable
-        By every method when the server refuses, stalls or fails.
-
-    Examples
-    --------
-    >>> store = RedisStore("redis://localhost:6379/0")
-    >>> store
-    <RedisStore: redis at localhost:6379>
-    """
-
-    def __init__(self, target: Any, *, timeout: float = 0.05) -> None:
-        super().__init__(target, timeout=timeout)
-        self._client: Any = None
-        self._lock: threading.Lock = threading.Lock()
-
-    @property
-    def twin(self) -> "AsyncRedisStore":
-        """The same server for tasks."""
-        return AsyncRedisStore(self._source, timeout=self.timeout)
-
-    def get(self, key: str) -> bytes | None:
-        """Value of ``key``, or None when it is absent or its time is over."""
-        return cast("bytes | None", self._run(lambda client: client.get(key)))
-
-    def set(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
-        """Keep ``value`` for ``ttl`` seconds, or until deleted."""
-        self._run(lambda client: client.set(key, value, px=_milliseconds(ttl)))
-
-    def delete(self, key: str) -> bool:
-        """Remove ``key``; return whether it was there."""
-        return bool(self._run(lambda client: client.delete(key)))
-
-    def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Value of each key, None where absent; one round trip."""
-        return cast("list[bytes | None]", self._run(lambda client: client.mget(keys)))
-
-    def set_many(self, items: Mapping[str, bytes], *, ttl: float | None = None) -> None:
-        """Keep all ``items`` for ``ttl`` seconds; one round trip."""
-        self._run(lambda client: _setting(client, items, ttl).execute())
-
-    def setdefault(self, key: str, value: bytes) -> bytes:
-        """Value of ``key``, which is set to ``value`` if absent; one round trip."""
-        return cast("bytes", self._run(lambda client: _settling(client, key, value).execute())[1])
-
-    def take(self, key: str, interval: float, burst: int, patience: float) -> tuple[bool, float]:
-        """Take the next permit of ``key``, see :class:`~prodml.resilience.RateStore`."""
-        return _taken(self._run(lambda client: _taking(client, key, interval, burst, patience)))
-
-    # What workers agree on: see prodml.stores.SharedStore.
+    def _run(self, command: Callable[[Any], Any]) -> Any:
+        raise NotImplementedError
 
     def read(self, key: str) -> tuple[bytes | None, int]:
         """Value and revision of the record ``key``; ``(None, 0)`` when it was never written."""
@@ -249,12 +188,146 @@ class RedisStore(_Base):
         """Give a lease back; does nothing when it is not held any more."""
         self._run(lambda c: redis_records.release(c, lease))
 
+
+class RedisStore(_Records):
+    """A :class:`~prodml.stores.Store` in Redis or Valkey, for threads.
+
+    Parameters
+    ----------
+    target
+        A URL (``redis://``, ``rediss://``, ``unix://``, ``valkey://``) or a client of
+        redis-py or valkey-py.  A client's address is taken over, never its connections,
+        timeouts, retries or ``decode_responses``; a cluster's or sentinel's client is used
+        as it is.
+    timeout
+        Seconds for a request, all in all: the connection, if there is none yet, and the
+        answer.
+
+    Raises
+    ------
+    BadConfiguration
+        A URL that is none, or the package redis is missing.
+    StoreUnavailable
+        By every method when the server refuses, stalls or fails.
+    BulkheadFull
+        By every method when more callers than connections want an answer at once; that is
+        no sign of an outage.
+
+    Examples
+    --------
+    >>> store = RedisStore("redis://localhost:6379/0")
+    >>> store
+    <RedisStore: redis at localhost:6379>
+    """
+
+    def __init__(self, target: Any, *, timeout: float = 0.05) -> None:
+        super().__init__(target, timeout=timeout)
+        redis = _redis()
+        self._client: Any = None
+        self._lock: threading.Lock = threading.Lock()
+        self._no_retry: Any = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+        if not self._plain:
+            dial = self._source.dialling(redis, self._no_retry, timeout)
+            connect = partial(dialled, *dial)
+            self._wires: Wires = Wires(connect, self._source.where, timeout, _MOST_CONNECTIONS)
+
+    @property
+    def twin(self) -> "AsyncRedisStore":
+        """The same server for tasks."""
+        return AsyncRedisStore(self._source, timeout=self.timeout)
+
+    def get(self, key: str) -> bytes | None:
+        """Value of ``key``, or None when it is absent or its time is over."""
+        if not self._plain:
+            # In short, since a cache asks little else.
+            try:
+                return commands.value_of(self._wires.ask(get_request(key), 1))
+            except NoWire:
+                self._plain = True
+            except (OSError, ValueError, Refused) as error:
+                raise self._unavailable(error) from error
+        return cast("bytes | None", self._do(commands.getting(key)))
+
+    def set(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
+        """Keep ``value`` for ``ttl`` seconds, or until deleted."""
+        self._do(commands.setting(key, value, ttl))
+
+    def delete(self, key: str) -> bool:
+        """Remove ``key``; return whether it was there."""
+        return cast("bool", self._do(commands.deleting(key)))
+
+    def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Value of each key, None where absent; one round trip for each 1000."""
+        found: list[bytes | None] = []
+        for piece in commands.pieces(keys):
+            found += self._do(commands.getting_many(piece, apart=self._plain))
+        return found
+
+    def set_many(self, items: Mapping[str, bytes], *, ttl: float | None = None) -> None:
+        """Keep all ``items`` for ``ttl`` seconds; one round trip for each 1000."""
+        for piece in commands.pieces(list(items.items())):
+            self._do(commands.setting_many(dict(piece), ttl))
+
+    def setdefault(self, key: str, value: bytes) -> bytes:
+        """Value of ``key``, which is set to ``value`` if absent; one round trip."""
+        return cast("bytes", self._do(commands.settling(key, value)))
+
+    def claim(self, name: str, token: str, lease: float) -> tuple[bytes | None, bool]:
+        """Value of ``name``, and whether ``token`` may compute it for ``lease`` seconds."""
+        claiming = commands.claiming(name, token, lease)
+        return cast("tuple[bytes | None, bool]", self._do(claiming))
+
+    def watch(self, name: str) -> tuple[bytes | None, str | None]:
+        """Value of ``name``, and the token of who computes it."""
+        watching = commands.watching(name, apart=self._plain)
+        return cast("tuple[bytes | None, str | None]", self._do(watching))
+
+    def prolong(self, name: str, token: str, lease: float) -> bool:
+        """Let ``token`` compute ``name`` for ``lease`` seconds from now, if it still may."""
+        prolonged = self._do(commands.prolonging(name, token, lease))
+        if prolonged is None and self.watch(name)[1] == token:
+            # A server that runs no scripts for us.
+            self._do(commands.keeping(name, token, lease))
+            return True
+        return bool(prolonged)
+
+    def unclaim(self, name: str, token: str) -> None:
+        """Let others compute ``name`` if it was ``token``'s to do so."""
+        released = self._do(commands.unclaiming(name, token))
+        if released is None and self.watch(name)[1] == token:
+            # A server that runs no scripts for us.
+            self._do(commands.ending(name))
+
+    def take(self, key: str, interval: float, burst: int, patience: float) -> tuple[bool, float]:
+        """Take the next permit of ``key``, see :class:`~prodml.resilience.RateStore`."""
+        take = partial(commands.taking, key, interval, burst, patience)
+        # One trip, and another to a server that does not know the script yet.
+        taken = self._do(take()) or self._do(take(known=False))
+        return cast("tuple[bool, float]", taken)
+
     def close(self) -> None:
         """Let go of the connections; the next use opens new ones."""
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
             client.connection_pool.disconnect()
+        if not self._source.raw:
+            return
+        self._wires.close()
+
+    def _do(self, operation: Operation) -> Any:
+        try:
+            return operation.meaning(self._asked(operation.commands))
+        except (_redis().RedisError, OSError, ValueError, Refused) as error:
+            raise self._unavailable(error) from error
+
+    def _asked(self, commands: Sequence[Command]) -> Sequence[Any]:
+        if not self._plain:
+            try:
+                return self._wires.ask(packed(commands), len(commands))
+            except NoWire:
+                self._plain = True
+        return _answered(self._client or self._open(), commands)
 
     def _run(self, command: Callable[[Any], Any]) -> Any:
         try:
@@ -268,7 +341,7 @@ class RedisStore(_Base):
             raise StoreUnavailable(source.where, "this client works in tasks only: pass a URL")
         with self._lock:
             if self._client is None:
-                limits = _limits(self.timeout, redis.retry.Retry(redis.backoff.NoBackoff(), 0))
+                limits = _limits(self.timeout, self._no_retry)
                 exotic = source.client is not None and _pool_of(source.client) is None
                 self._client = source.client if exotic else source.fresh(redis, limits)
             return self._client
@@ -289,6 +362,7 @@ class AsyncRedisStore(_Base):
     def __init__(self, target: Any, *, timeout: float = 0.05) -> None:
         super().__init__(target, timeout=timeout)
         self._clients: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._wires: dict[asyncio.AbstractEventLoop, AsyncWires] = {}
 
     @property
     def twin(self) -> RedisStore:
@@ -297,92 +371,167 @@ class AsyncRedisStore(_Base):
 
     async def get(self, key: str) -> bytes | None:
         """Value of ``key``, or None when it is absent or its time is over."""
-        return cast("bytes | None", await self._run(lambda client: client.get(key)))
+        if not self._plain:
+            # In short, since a cache asks little else.
+            try:
+                return commands.value_of(await self._here().ask(get_request(key), 1))
+            except NoWire:
+                self._plain = True
+            except (OSError, ValueError, Refused) as error:
+                raise self._unavailable(error) from error
+        return cast("bytes | None", await self._do(commands.getting(key)))
 
     async def set(self, key: str, value: bytes, *, ttl: float | None = None) -> None:
         """Keep ``value`` for ``ttl`` seconds, or until deleted."""
-        await self._run(lambda client: client.set(key, value, px=_milliseconds(ttl)))
+        await self._do(commands.setting(key, value, ttl))
 
     async def delete(self, key: str) -> bool:
         """Remove ``key``; return whether it was there."""
-        return bool(await self._run(lambda client: client.delete(key)))
+        return cast("bool", await self._do(commands.deleting(key)))
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Value of each key, None where absent; one round trip."""
-        return cast("list[bytes | None]", await self._run(lambda client: client.mget(keys)))
+        """Value of each key, None where absent; one round trip for each 1000."""
+        found: list[bytes | None] = []
+        for piece in commands.pieces(keys):
+            found += await self._do(commands.getting_many(piece, apart=self._plain))
+        return found
 
     async def set_many(self, items: Mapping[str, bytes], *, ttl: float | None = None) -> None:
-        """Keep all ``items`` for ``ttl`` seconds; one round trip."""
-        await self._run(lambda client: _setting(client, items, ttl).execute())
+        """Keep all ``items`` for ``ttl`` seconds; one round trip for each 1000."""
+        for piece in commands.pieces(list(items.items())):
+            await self._do(commands.setting_many(dict(piece), ttl))
 
     async def setdefault(self, key: str, value: bytes) -> bytes:
         """Value of ``key``, which is set to ``value`` if absent; one round trip."""
-        both = await self._run(lambda client: _settling(client, key, value).execute())
-        return cast("bytes", both[1])
+        return cast("bytes", await self._do(commands.settling(key, value)))
+
+    async def claim(self, name: str, token: str, lease: float) -> tuple[bytes | None, bool]:
+        """Value of ``name``, and whether ``token`` may compute it for ``lease`` seconds."""
+        return cast(
+            "tuple[bytes | None, bool]", await self._do(commands.claiming(name, token, lease))
+        )
+
+    async def watch(self, name: str) -> tuple[bytes | None, str | None]:
+        """Value of ``name``, and the token of who computes it."""
+        watching = commands.watching(name, apart=self._plain)
+        return cast("tuple[bytes | None, str | None]", await self._do(watching))
+
+    async def prolong(self, name: str, token: str, lease: float) -> bool:
+        """Let ``token`` compute ``name`` for ``lease`` seconds from now, if it still may."""
+        prolonged = await self._do(commands.prolonging(name, token, lease))
+        if prolonged is None and (await self.watch(name))[1] == token:
+            # A server that runs no scripts for us.
+            await self._do(commands.keeping(name, token, lease))
+            return True
+        return bool(prolonged)
+
+    async def unclaim(self, name: str, token: str) -> None:
+        """Let others compute ``name`` if it was ``token``'s to do so."""
+        released = await self._do(commands.unclaiming(name, token))
+        if released is None and (await self.watch(name))[1] == token:
+            # A server that runs no scripts for us.
+            await self._do(commands.ending(name))
 
     async def take(
         self, key: str, interval: float, burst: int, patience: float
     ) -> tuple[bool, float]:
         """Take the next permit of ``key``, see :class:`~prodml.resilience.RateStore`."""
-        return _taken(
-            await self._run(lambda client: _taking(client, key, interval, burst, patience))
-        )
+        take = partial(commands.taking, key, interval, burst, patience)
+        # One trip, and another to a server that does not know the script yet.
+        taken = await self._do(take()) or await self._do(take(known=False))
+        return cast("tuple[bool, float]", taken)
 
     async def close(self) -> None:
         """Let go of the connections of this event loop."""
-        import asyncio
-
-        client = self._clients.pop(asyncio.get_running_loop(), None)
+        loop = asyncio.get_running_loop()
+        wires, client = self._wires.pop(loop, None), self._clients.pop(loop, None)
+        if wires is not None:
+            await wires.aclose()
         if client is not None:
             await client.connection_pool.disconnect()
 
-    async def _run(self, command: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def _do(self, operation: Operation) -> Any:
         try:
-            return await command(self._open())
-        except (_redis().RedisError, OSError, ValueError) as error:
+            return operation.meaning(await self._asked(operation.commands))
+        except (_redis().RedisError, OSError, ValueError, Refused) as error:
             raise self._unavailable(error) from error
 
-    def _open(self) -> Any:
-        import asyncio
-
+    async def _asked(self, commands: Sequence[Command]) -> Sequence[Any]:
+        if not self._plain:
+            try:
+                return await self._here().ask(packed(commands), len(commands))
+            except NoWire:
+                self._plain = True
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
-        if client is None:
-            client = self._clients[loop] = self._made()
-        return client
+        return await _aanswered(self._open(loop) if client is None else client, commands)
 
-    def _made(self) -> Any:
-        import redis.asyncio
-        import redis.asyncio.retry
+    def _here(self) -> AsyncWires:
+        loop = asyncio.get_running_loop()
+        wires = self._wires.get(loop)
+        return self._wired(loop) if wires is None else wires
 
+    def _wired(self, loop: asyncio.AbstractEventLoop) -> AsyncWires:
+        for old in [old for old, wires in self._wires.items() if wires.dead]:
+            self._wires.pop(old, None)
+        dial = self._source.dialling(*_awaiting(), self.timeout)
+        connect = partial(adialled, *dial)
+        wires = AsyncWires(connect, self._source.where, self.timeout, _MOST_CONNECTIONS)
+        self._wires[loop] = wires
+        return wires
+
+    def _open(self, loop: asyncio.AbstractEventLoop) -> Any:
         source = self._source
         if not source.awaited and not source.portable:
             raise StoreUnavailable(source.where, "this client works in threads only: pass a URL")
         if source.client is not None and _pool_of(source.client) is None:
             return source.client
-        retry = redis.asyncio.retry.Retry(_redis().backoff.NoBackoff(), 0)
-        return source.fresh(redis.asyncio, _limits(self.timeout, retry))
+        package, retry = _awaiting()
+        client = self._clients[loop] = source.fresh(package, _limits(self.timeout, retry))
+        return client
 
 
-def _setting(client: Any, items: Mapping[str, bytes], ttl: float | None) -> Any:
+def _awaiting() -> tuple[Any, Any]:
+    import redis.asyncio
+    import redis.asyncio.retry
+
+    return redis.asyncio, redis.asyncio.retry.Retry(_redis().backoff.NoBackoff(), 0)
+
+
+def _answered(client: Any, commands: Sequence[Command]) -> list[Any]:
+    if len(commands) > 1:
+        return _plain_replies(_pipeline(client, commands).execute(raise_on_error=False))
+    try:
+        return _plain_replies([client.execute_command(*commands[0])])
+    except _redis().ResponseError as error:
+        return _plain_replies([error])
+
+
+async def _aanswered(client: Any, commands: Sequence[Command]) -> list[Any]:
+    if len(commands) > 1:
+        return _plain_replies(await _pipeline(client, commands).execute(raise_on_error=False))
+    try:
+        return _plain_replies([await client.execute_command(*commands[0])])
+    except _redis().ResponseError as error:
+        return _plain_replies([error])
+
+
+def _pipeline(client: Any, commands: Sequence[Command]) -> Any:
     pipeline = client.pipeline(transaction=False)
-    for key, value in items.items():
-        pipeline.set(key, value, px=_milliseconds(ttl))
+    for command in commands:
+        pipeline.execute_command(*command)
     return pipeline
 
 
-def _settling(client: Any, key: str, value: bytes) -> Any:
-    return client.pipeline(transaction=False).set(key, value, nx=True).get(key)
+def _plain_replies(replies: Sequence[Any]) -> list[Any]:
+    """Replies as they come over a wire: of a client that decodes, too."""
+    return [_plain_reply(reply) for reply in replies]
 
 
-def _taking(client: Any, key: str, interval: float, burst: int, patience: float) -> Any:
-    # EVALSHA: one round trip, and two more to a server that does not know the script yet.
-    script = client.register_script(_TAKE)
-    return script(keys=[key], args=[interval * 1e6, burst, patience * 1e6])
-
-
-def _taken(answer: Sequence[int]) -> tuple[bool, float]:
-    return bool(answer[0]), answer[1] / 1e6
+def _plain_reply(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        return Refusal(str(reply))
+    return reply.encode() if isinstance(reply, str) else reply
 
 
 def open_store(target: Any) -> RedisStore:
