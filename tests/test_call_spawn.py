@@ -164,8 +164,11 @@ def test_a_forked_child_begins_with_nothing_under_way():
 def test_no_worker_no_place(monkeypatch):
     from prodml._workers import WORKERS
 
+    def refuse(*_args):
+        raise BulkheadFull("timeout workers", 0)
+
     background = Background()
-    monkeypatch.setattr(WORKERS, "max_abandoned", 0)
+    monkeypatch.setattr(WORKERS, "submit", refuse)
     with pytest.raises(BulkheadFull):
         background.spawn(print)
     assert len(background) == 0

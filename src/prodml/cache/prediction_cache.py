@@ -182,9 +182,7 @@ class PredictionCache(CacheSteps):
             # A URL may hold a password: from here on only the store is known.
             self.redis = self._tier.store
         if self.disk is not None:
-            if not isinstance(self.disk, DiskTier):
-                self.disk = DiskTier(self.disk, clock=self.clock)
-            self._tier = DiskLayer(self.disk, self._tier, ends=ends_of(self._sealer))
+            self._tier = self._over_disk(self.disk)
 
     def _hidden(self) -> dict[str, Any]:
         return {"secret": self._secret}
@@ -193,6 +191,10 @@ class PredictionCache(CacheSteps):
         self._memory.resize(size_of(self.memory, "memory"), self._now())
         self._flights.timeout = self.flight_timeout
         self._fresh = Freshness(self.early, self.stale, self.stale_if_error)
+
+    def _over_disk(self, disk: DiskTier | str | os.PathLike[str]) -> StoreTier:
+        self.disk = disk if isinstance(disk, DiskTier) else DiskTier(disk, clock=self.clock)
+        return DiskLayer(self.disk, self._tier, ends=ends_of(self._sealer))
 
     def get(
         self,
