@@ -1,6 +1,12 @@
 import pytest
 
-from prodml import Lifecycle, ModelRegistry, RetrainingOrchestrator, VersionedModelServer
+from prodml import (
+    Lifecycle,
+    ModelRegistry,
+    PredictionCache,
+    RetrainingOrchestrator,
+    VersionedModelServer,
+)
 from prodml._machine import Command
 from prodml.errors import BadConfiguration, Conflict, InvalidFeatures
 from prodml.events import (
@@ -17,7 +23,7 @@ from prodml.retraining import DataGrowth
 from prodml.rollout import ErrorRate, PairedLoss, Rollout
 from prodml.stores import MemoryStore
 from prodml.testing import ManualClock, Recorder
-from prodml.types import Prediction
+from prodml.types import MISS, Prediction
 
 
 class Model:
@@ -120,6 +126,24 @@ def test_the_last_but_one_stays_for_a_rollback_and_older_ones_are_closed():
         scene.serve(label=1)
     assert scene.server.versions == ("2", "3")
     assert not models["2"].closed
+
+
+def test_predictions_of_versions_that_go_are_dropped():
+    cache = PredictionCache()
+    for version in ("1", "2", "3", "4"):
+        cache.set({"x": 1}, version, 0.5)
+    scene = Scene(cache=cache)
+    for version in ("2", "3"):
+        scene.lifecycle.introduce(version, Model(0.9 + 0.03 * int(version)))
+        scene.serve(label=1)
+        scene.serve(label=1)
+    gone = [cache.get({"x": 1}, version) is MISS for version in ("1", "2", "3")]
+    assert gone == [True, False, False]
+    scene.lifecycle.introduce("4", Model(0.0))
+    scene.serve(label=1, count=60)
+    assert "4" in scene.server.quarantined
+    assert cache.get({"x": 1}, "4") is MISS
+    assert cache.stats().drops == 2
 
 
 def test_a_second_challenger_supersedes_the_first():

@@ -195,6 +195,7 @@ class Operation:
             orchestrator=self.orchestrator,
             registry=self.registry,
             rollout=self._rollout,
+            cache=self.cache,
             clock=self.clock,
             events=self.events,
         )

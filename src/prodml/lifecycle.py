@@ -51,6 +51,12 @@ class _Aliases(Protocol):
     def alias(self, name: str, alias: str, version: str) -> object: ...
 
 
+class _Predictions(Protocol):
+    """What the lifecycle asks of a cache."""
+
+    def drop(self, version: str) -> object: ...
+
+
 def squared_error(value: Any, label: Any) -> float:
     """Brier's loss of a probability, in [0, 1] for a label of 0 or 1.
 
@@ -80,6 +86,9 @@ class Lifecycle:
     rollout
         Makes the rollout of ``(version, stable)``; by default ``Rollout(version, stable)``
         with the clock and stream of the lifecycle.
+    cache
+        Forgets the predictions of versions that are rolled back or unloaded, in every
+        process that shares it.
     loss
         Loss of (prediction, label) that pairs champion and challenger.
     pairs
@@ -106,6 +115,7 @@ class Lifecycle:
     orchestrator: RetrainingOrchestrator | None = None
     registry: _Aliases | None = None
     rollout: Callable[[str, str], Rollout] | None = None
+    cache: _Predictions | None = None
     loss: Loss = squared_error
     pairs: int = 100_000
     name: str = "lifecycle"
@@ -255,6 +265,7 @@ class Lifecycle:
             case RollBack(version=version, reason=reason):
                 self.server.rollback(version, reason=reason)
                 self._point_champion()
+                self._forget(version)
             case _:
                 raise BadConfiguration(f"{self.name} cannot carry out {command!r}")
 
@@ -266,6 +277,12 @@ class Lifecycle:
         # The one before stays for a rollback; older ones give their memory back.
         for old in set(self.server.versions) - {version, previous}:
             self.server.unload_model(old)
+            self._forget(old)
+
+    def _forget(self, version: str) -> None:
+        # A model that comes back under an old name may be a mended one.
+        if self.cache is not None:
+            self.cache.drop(version)
 
     def _point_champion(self) -> None:
         champion = self.server.default_version

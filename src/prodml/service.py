@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, cast, final
 
 from prodml._call import Guard, Invoke, Steps, arun, protect, run
 from prodml._deadline import narrow, restore
-from prodml.cache import PredictionCache
+from prodml.cache import Answer, PredictionCache
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import AllFallbacksFailed, BadConfiguration, RejectedAnswer
 from prodml.events import EVENTS, PredictionFailed, PredictionServed, Stream
@@ -57,6 +57,7 @@ class _Request:
     """What one request has gathered on its way."""
 
     __slots__: tuple[str, ...] = (
+        "age",
         "began",
         "cached",
         "degraded",
@@ -67,6 +68,8 @@ class _Request:
         "name",
         "route",
         "source",
+        "stale",
+        "tier",
         "value",
     )
 
@@ -84,6 +87,15 @@ class _Request:
         self.name: bytes | None = None
         self.route: Route | None = None
         self.source: str = "model"
+        self.tier: str = ""
+        self.age: float = 0.0
+        self.stale: bool = False
+
+    def take(self, answer: Answer) -> None:
+        """Take over what the cache says, and where it has it from."""
+        self.value, self.cached, self.tier = answer.value, answer.cached, answer.tier
+        self.age, self.stale = answer.age, answer.stale
+        self.source = "cache" if answer.cached else "model"
 
 
 @final
@@ -317,18 +329,30 @@ class PredictionService:
         if self.cache is None or request.degraded:
             request.value, error = yield from self._model_steps(request.features, route)
             return error
-        compute = partial(self._model_steps, request.features, route)
-        answer, error = yield from self.cache.compute_steps(
-            request.features,
-            route.version,
-            compute,
-            function=self.name,
-            behind=lambda: partial(self._model_steps, deepcopy(request.features), route),
-        )
+        cache, version, error = self.cache, route.version, None
+        answer, key = cache.recall(request.features, version, function=self.name)
+        if answer is None:
+            compute = partial(self._model_steps, request.features, route)
+            behind = partial(self._behind, request.features, version)
+            answer, error = yield from cache.answer_steps(key, compute, behind)
         if error is None:
-            request.value, request.cached = answer
-            request.source = "cache" if request.cached else "model"
+            cache.tell(self.name, version, answer)
+            request.take(answer)
         return error
+
+    def _behind(self, features: Any, version: str) -> Callable[[], Steps]:
+        """The model's call for a renewal, which outlives the request and its route."""
+        return partial(self._renewed, deepcopy(features), version)
+
+    def _renewed(self, features: Any, version: str) -> Steps:
+        try:
+            route = self.server.resolve(version)
+        except Exception as unloaded:
+            return None, unloaded
+        try:
+            return (yield from self._model_steps(features, route))
+        finally:
+            route.release()
 
     def _model_steps(self, features: Any, route: Route) -> Steps:
         """Steps of the model's call behind its guards, answer checked."""
@@ -483,12 +507,13 @@ class PredictionService:
         """Fill in what the cache holds; return the keys of the rows that may be cached."""
         sound = [request for request in group if not request.degraded]
         rows = (request.features for request in sound)
-        values, keys = cache.lookup_many(rows, route.version, function=self.name)
-        values, _ = yield from cache.fetch_steps(keys, values)
-        for request, value, key in zip(sound, values, keys, strict=True):
+        answers, keys = cache.recall_many(rows, route.version, function=self.name)
+        answers, _ = yield from cache.fetch_steps(keys, answers)
+        for request, answer, key in zip(sound, answers, keys, strict=True):
             request.name = None if key is None else key.tail
-            if value is not MISS:
-                request.value, request.cached, request.source = value, True, "cache"
+            if answer is not None:
+                request.take(answer)
+            cache.tell(self.name, route.version, answer)
         return keys
 
     def _rescue(self, request: _Request) -> Any:
@@ -533,6 +558,9 @@ class PredictionService:
             request.cached,
             (self.clock.monotonic() - request.began) * 1e3,
             request.errors,
+            request.tier,
+            request.age,
+            request.stale,
         )
         if self.logger is not None or self.events.wants(PredictionServed):
             fact = PredictionServed(

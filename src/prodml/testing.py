@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from prodml._call import Flow, Guard, Invoke, Race, Spawn, Wait
+from prodml._call import Flow, Guard, Invoke, Peek, Race, Spawn, Wait
 from prodml._machine import Machine
 from prodml.errors import BadConfiguration, Conflict, ContractBroken, LeaseLost, UnknownVersion
 from prodml.events import Event, Stream
@@ -305,6 +305,8 @@ def _check_cancelled_flow(flow: Flow) -> None:
 
 def _check_steps(flow: Flow) -> None:
     answer, steps = flow.start(_answer, (1,), {})
+    if isinstance(steps, Peek):
+        steps = steps.rest()
     if steps is None:
         _require(answer == 1, "start() must answer what the function would")
         return

@@ -97,6 +97,14 @@ class Prediction(Generic[T]):
         Milliseconds from the call to the answer.
     errors
         What went wrong on the way: one error a failed stage or rung, in order.
+    tier
+        Which tier of the cache answered: ``"memory"``, ``"store"`` (the shared one or the
+        disk), ``"flight"`` for a computation that another request had under way, or empty.
+    age
+        Seconds since ``value`` was computed.
+    stale
+        Whether its time in the cache was over: it was served while another is computed, or
+        because none could be.
 
     Examples
     --------
@@ -112,6 +120,9 @@ class Prediction(Generic[T]):
     cached: bool = False
     latency_ms: float = 0.0
     errors: tuple[BaseException, ...] = ()
+    tier: str = ""
+    age: float = 0.0
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -394,6 +394,37 @@ def test_columns_may_have_numbers_for_names():
     assert len(model.batches) == 1
 
 
+def height_of(rows):
+    return len(rows.collect() if isinstance(rows, pl.LazyFrame) else rows)
+
+
+MOMENTS = np.array(["2024-01-01T00:00:00.000000001", "2024-01-01T00:00:00.000000002"], "M8[ns]")
+SPANS = np.array([1_000_001, 1_000_002], "m8[ns]")
+
+
+@pytest.mark.parametrize("values", [MOMENTS, SPANS], ids=["datetime", "timedelta"])
+@pytest.mark.parametrize(
+    "framed",
+    [pd.DataFrame, pl.DataFrame, lambda columns: pl.DataFrame(columns).lazy(), pa.table],
+    ids=["pandas", "polars", "lazy", "pyarrow"],
+)
+def test_rows_that_differ_by_a_nanosecond_do_not_share_an_entry(framed, values):
+    model = Scorer(lambda rows: list(range(height_of(rows))))
+    for _ in range(2):
+        assert model.score(framed({"at": values})) == [0, 1]
+    assert len(model.batches) == 1
+    assert model.score(framed({"at": values[1:]})) == [1]
+    assert len(model.batches) == 1
+
+
+def test_a_frame_with_times_too_fine_to_be_named_goes_through():
+    model = Scorer(len)
+    moments = pl.Series("at", MOMENTS)
+    frame = pl.DataFrame({"at": moments, "n": [1, 2]}).group_by("n").agg("at")
+    assert [model.score(frame), model.score(frame)] == [2, 2]
+    assert model.cache.stats().uncacheable == 2
+
+
 def test_equal_rows_do_not_share_one_list():
     model = Scorer(lambda rows: [[row["a"]] for row in rows])
     for _ in range(2):

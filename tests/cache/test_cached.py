@@ -315,15 +315,44 @@ def test_many_rows_are_looked_up_fetched_and_kept_together():
     store = BulkMemoryStore()
     cache = PredictionCache(store)
     rows = [{"n": 1}, {"n": 2}, {"a": print}, {"n": 3}]
-    values, keys = cache.lookup_many(rows, "v1")
-    assert values == [MISS] * 4
+    answers, keys = cache.recall_many(rows, "v1")
+    assert answers == [None] * 4
     assert keys[2] is None
     assert run(cache.store_steps(keys, [1, 2, 3, MISS])) == 2
     other = PredictionCache(store)
-    values, keys = other.lookup_many(rows, "v1")
+    answers, keys = other.recall_many(rows, "v1")
     store.trips.clear()
-    assert run(other.fetch_steps(keys, values)) == [1, 2, MISS, MISS]
+    fetched = run(other.fetch_steps(keys, answers))
+    assert [answer and (answer.value, answer.tier) for answer in fetched] == [
+        *((1, "store"), (2, "store")),
+        *(None, None),
+    ]
     assert store.trips == ["setdefault", "get_many"]
+    answers, keys = other.recall_many(rows, "v1")
+    assert [answer and answer.tier for answer in answers] == ["memory", "memory", None, None]
+
+
+def test_many_rows_computed_while_their_version_is_dropped_are_not_found_after_it():
+    cache = PredictionCache(BulkMemoryStore())
+    answers, keys = cache.recall_many([{"n": 1}], "v1")
+    run(cache.fetch_steps(keys, answers))
+    cache.drop("v1")
+    assert run(cache.store_steps(keys, [1])) == 1
+    assert cache.get({"n": 1}, "v1") is MISS
+
+
+@pytest.mark.parametrize("store", [None, "shared"])
+def test_a_row_computed_while_its_version_is_dropped_is_not_found_after_it(store):
+    cache, calls = PredictionCache(store and BulkMemoryStore()), []
+
+    @cached_prediction(cache, version="v1")
+    def predict(features):
+        calls.append(features)
+        if len(calls) == 1:
+            cache.drop("v1")
+        return len(calls)
+
+    assert [predict(ROW), predict(ROW), predict(ROW)] == [1, 2, 2]
 
 
 def test_an_error_of_an_uncacheable_call_is_its_own():

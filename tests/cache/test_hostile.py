@@ -124,7 +124,7 @@ class Attacker:
     def sealed(self, name, body, created=None, ttl=60.0, cost=0.0, kind=0):
         created = self.now if created is None else created
         header = _HEADER.pack(created, ttl, cost, kind)
-        stamp, closed = self.mine._mode.close(self.mine._bound(name, header), body)
+        stamp, closed = self.mine._mode.close(header, name, body)
         return self.mine._front + stamp + header + closed
 
     def wrong_type(self, name):

@@ -1,3 +1,4 @@
+import hashlib
 import http
 import math
 import os
@@ -27,7 +28,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prodml.cache import PredictionCache
-from prodml.cache.keys import FORMAT, PLAIN, Namer, canonical, columns_of, digest, home_of
+from prodml.cache.digest import digest, digests
+from prodml.cache.keys import FORMAT, PLAIN, Namer, canonical, columns_of, home_of
 from prodml.cache.rounding import Rounding
 
 
@@ -646,6 +648,56 @@ def test_rows_of_as_many_names_take_turns():
         assert namer.name(row) == canonical(row)
 
 
+def test_a_span_of_pandas_has_the_same_name_after_its_parts_were_read():
+    span = pd.Timedelta(1_000_001, "ns")
+    before = canonical(span)
+    assert span.seconds == 0
+    assert canonical(span) == before == canonical(pd.Timedelta(1_000_001, "ns"))
+
+
+ROWS_ALIKE = st.lists(
+    st.fixed_dictionaries(
+        {"a": st.floats(), "b": st.one_of(st.integers(), st.text(), st.floats(), st.none())}
+    ),
+    max_size=6,
+)
+ODD = st.sampled_from(
+    [{"a": 1}, {"a": 1, "c": 2}, {"b": 1, "a": open}, {}, [1], NEGATIVE_NAN, {1: 2}]
+)
+
+
+@given(ROWS_ALIKE, st.lists(st.tuples(st.integers(0, 6), ODD), max_size=2))
+def test_rows_named_together_have_the_names_they_have_alone(rows, strangers):
+    for at, stranger in strangers:
+        rows.insert(at, stranger)
+    alone = [_name_or_none(row) for row in rows]
+    assert Namer().each(rows) == alone
+    assert Namer().each(tuple(rows)) == alone
+
+
+@given(
+    st.lists(st.tuples(st.floats(), st.one_of(st.integers(), st.text(), st.dates())), max_size=6)
+)
+def test_rows_of_columns_have_the_names_they_have_alone(rows):
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], []]
+    assert Namer().rows(["b", "a"], columns) == [canonical({"b": b, "a": a}) for b, a in rows]
+
+
+def _name_or_none(row):
+    try:
+        return canonical(row)
+    except TypeError:
+        return None
+
+
+@given(st.binary(), st.binary(), st.binary(min_size=1, max_size=64))
+def test_digests_are_those_of_the_whole_and_of_blake2b(beginning, rest, secret):
+    whole = hashlib.blake2b(beginning + rest, digest_size=16, key=secret).hexdigest()
+    name = digests(beginning, secret, "label:")
+    assert [name(rest), name(rest)] == [f"label:{whole}"] * 2
+    assert digest(beginning + rest, secret) == whole
+
+
 def test_floats_that_look_like_a_negative_nan_by_chance_are_named_as_ever():
     chance = struct.unpack(">d", bytes.fromhex("3fcbff0000000000"))[0]
     for row in ({"a": chance, "b": 1}, {"a": chance, "b": NEGATIVE_NAN}, {"a": -math.inf, "b": 0}):
@@ -747,7 +799,8 @@ def test_rows_of_an_array_are_named_like_vectors():
 
 PROBE = """
 import datetime, http, json, re, sys, zoneinfo
-from prodml.cache.keys import canonical, digest
+from prodml.cache.digest import digest
+from prodml.cache.keys import canonical
 rows = [{"b": [1, {"z": 1, "a": None}], "a": 0.1, "c": {"x", "y", "w"}}, {"é": float("inf")}]
 noon = datetime.datetime(2024, 1, 2, 12)
 rows += [http.HTTPStatus.OK, re.RegexFlag(3), re.RegexFlag(2**20), 2**70]

@@ -3,6 +3,8 @@ import threading
 import tracemalloc
 from collections import OrderedDict
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,6 +140,91 @@ def test_the_bytes_it_counts_are_the_bytes_it_takes():
     finally:
         tracemalloc.stop()
     assert memory.used * 0.7 < taken <= memory.capacity * 1.05
+
+
+ENCODE = msgspec.msgpack.Encoder().encode
+
+
+def _grown(make):
+    """Share of its budget that a tier takes when it is full of values like these."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        memory, number = Memory(500_000), 0
+        while memory.evictions < 8 * len(memory) or not memory.evictions:
+            _put(memory, b"%0200d" % number, make(number), encoded=True)
+            number += 1
+        return (tracemalloc.get_traced_memory()[0] - before) / memory.capacity
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: ENCODE([n + 0.5] * 10),
+        lambda n: ENCODE([n + 0.5] * 100),
+        lambda n: ENCODE({"label": str(n), "score": n + 0.5}),
+        lambda n: bytes(n % 3000),
+        lambda n: f"{n} \xe9" * 20,
+        lambda n: 10 ** (n % 300),
+        lambda n: np.float32(n),
+    ],
+    ids=["short list", "list", "dict", "bytes", "text", "number", "numpy"],
+)
+def test_no_kind_of_value_takes_more_than_is_counted(make):
+    # An encoder of MessagePack leaves half a kilobyte of room behind what it has written.
+    assert 0.7 < _grown(make) <= 1.05
+
+
+def test_a_renewal_of_the_same_size_takes_no_lock():
+    memory = Memory(10_000)
+    _put(memory, b"k", b"old")
+    with memory._lock:
+        assert _put(memory, b"k", b"new", expires=7.0)
+    assert memory.find(b"k", 0.0)[0] == b"new"
+    assert memory.find(b"k", 7.0) is None
+
+
+def test_a_shortcut_is_counted_and_goes_with_what_it_leads_to():
+    memory, table = Memory(20_000), {b"s": "line"}
+    _put(memory, b"k", b"old")
+    before = memory.used
+    memory.link(memory.entry(b"k"), table, b"s")
+    assert memory.used > before
+    _put(memory, b"k", b"new")
+    assert table == {}
+    assert memory.used == before
+    table[b"s"] = "line"
+    memory.link(memory.entry(b"k"), table, b"s")
+    memory.resize(0, now=0.0)
+    assert table == {}
+    assert memory.used == 0
+
+
+def test_a_second_shortcut_to_an_entry_is_not_kept():
+    memory, table, other = Memory(20_000), {b"s": "line", b"t": "line"}, {b"s": "line"}
+    _put(memory, b"k")
+    memory.link(memory.entry(b"k"), table, b"s")
+    before = memory.used
+    memory.link(memory.entry(b"k"), table, b"s")
+    memory.link(memory.entry(b"k"), table, b"t")
+    memory.link(memory.entry(b"k"), other, b"s")
+    assert (table, other, memory.used) == ({b"s": "line"}, {}, before)
+
+
+def test_shortcuts_stay_within_the_bound():
+    memory, table = Memory(20_000), {}
+    for number in range(60):
+        key = b"%d" % number
+        _put(memory, key)
+    for key in list(memory._entries):
+        entry = memory.entry(key)
+        if entry is not None:
+            table[key] = "line"
+            memory.link(entry, table, key)
+    assert 0 < len(table) <= len(memory)
+    assert memory.used == sum(entry.size for entry in memory._entries.values()) <= 20_000
 
 
 def _hit_ratio(cache_of, keys):

@@ -312,7 +312,7 @@ def test_explain_tells_why():
     cache = PredictionCache(clock=clock, jitter=0.0)
     assert not cache.explain({"a": print}, "v1").cacheable
     assert cache.explain(ROW, None).reason == "no version, no cache"
-    assert str(cache.explain(ROW, "v1")).startswith("not in memory: never computed here")
+    assert str(cache.explain(ROW, "v1")).startswith("not kept: never computed")
     cache.set(ROW, "v1", 1)
     clock.advance(5.0)
     told = cache.explain(ROW, "v1")

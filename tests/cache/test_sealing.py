@@ -19,7 +19,7 @@ both = pytest.mark.parametrize("sealer", SEALERS.values(), ids=SEALERS)
 def forged(sealer, name="k", body=b"body", created=NOW, ttl=60.0, cost=0.0, kind=0):
     """An envelope with a valid tag and whatever content."""
     header = _HEADER.pack(created, ttl, cost, kind)
-    stamp, body = sealer._mode.close(sealer._bound(name, header), body)
+    stamp, body = sealer._mode.close(header, name, body)
     return sealer._front + stamp + header + body
 
 
@@ -42,6 +42,18 @@ def test_the_format_is_stable(sealer):
             "41d954fc40100000" + "404e000000000000" + "3fe0000000000000" + "00" + "626f6479"
         )
     assert (sealer.seal("k", ENTRY) == envelope) == (sealer._mode.code == 1)
+
+
+@both
+def test_many_are_sealed_as_each_of_them_alone(sealer):
+    bodies = {f"name-{number}": bytes(number) for number in range(50)}
+    envelopes = sealer.seal_many(bodies, ENTRY)
+    assert list(envelopes) == list(bodies)
+    for name, envelope in envelopes.items():
+        entry = Entry(bodies[name], ENTRY.created, ENTRY.ttl, ENTRY.cost)
+        assert sealer.unseal(name, envelope, NOW) == entry
+        if sealer._mode.code == 1:
+            assert envelope == sealer.seal(name, entry)
 
 
 @both

@@ -26,7 +26,9 @@ import numpy.typing as npt
 import pytest
 
 from prodml.cache import MISS, PredictionCache, cached_prediction
+from prodml.cache.codecs import CustomCodec
 from prodml.cache.typed import AnswerType, checker, kept_by, returns
+from prodml.errors import CorruptRecord
 from tests.cache.stores import BulkMemoryStore
 
 ROW = {"age": 41}
@@ -348,3 +350,30 @@ def test_arrays_in_a_list_are_the_same_for_everybody(container):
         answers = predict([{"a": 1}, {"a": 2}])
         assert type(answers) is container
         assert [answer.flags.writeable for answer in answers] == [False, False]
+
+
+def test_a_decoder_lets_only_answers_pass():
+    answer = AnswerType(list[float] | int)
+    decoded = answer.decoder()
+    for value in ([0.5], [], 7):
+        assert decoded(answer.codec.encode(value)) == value
+    for value in ([1], "text", 0.5, None, True):
+        with pytest.raises(CorruptRecord):
+            decoded(answer.codec.encode(value))
+    with pytest.raises(CorruptRecord):
+        decoded(b"\xc1")
+
+
+def test_a_decoder_may_use_another_codec():
+    decoded = AnswerType(int).decoder(CustomCodec(Reversed()))
+    assert decoded(b"21") == 12
+    with pytest.raises(CorruptRecord):
+        decoded(b"x")
+
+
+class Reversed:
+    def encode(self, value):
+        return str(value)[::-1].encode()
+
+    def decode(self, body):
+        return int(body.decode()[::-1])

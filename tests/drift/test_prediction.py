@@ -30,13 +30,13 @@ def served(value):
     return PredictionServed(at=0.0, source="api", prediction=Prediction(value, "r"), features={})
 
 
-def test_cached_copies_are_left_out_on_request():
+def test_cached_copies_are_left_out_unless_asked_for():
     copy = PredictionServed(
         at=0.0, source="api", prediction=Prediction(0.25, "r", cached=True), features={}
     )
     counts = []
-    for skip in (False, True):
-        monitor = monitor_of(skip_cached=skip)
+    for settings in ({"skip_cached": False}, {}):
+        monitor = monitor_of(**settings)
         for event in (served(0.25), copy, copy):
             monitor.observe(event)
         counts.append(monitor.get_statistics()["count"])

@@ -28,16 +28,17 @@ from prodml.cache.stats import Counts
 from prodml.cache.tier import BulkStore, LeaseStore, StoreTier
 from prodml.errors import BulkheadFull, StoreUnavailable
 from prodml.integrations.redis import AsyncRedisStore, RedisStore
-from prodml.integrations.redis_wire import (
+from prodml.integrations.redis_protocol import (
     Garbled,
-    NoWire,
     Reader,
     Refusal,
-    Wires,
     get_request,
+    mget_request,
     packed,
+    set_requests,
     whole,
 )
+from prodml.integrations.redis_wire import NoWire, Wires
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 server = pytest.mark.server
@@ -61,6 +62,23 @@ def test_commands_are_packed_as_the_client_packs_them(commands):
 @given(st.text())
 def test_the_short_form_of_get_is_no_other(key):
     assert get_request(key) == packed([("GET", key)])
+
+
+KEYS = st.one_of(
+    st.lists(st.text(min_size=1)), st.lists(st.text("ab\r\n\xe9", min_size=2, max_size=2))
+)
+
+
+@given(KEYS)
+def test_the_short_form_of_mget_is_no_other(keys):
+    assert mget_request(keys) == packed([("MGET", *keys)])
+
+
+@given(st.dictionaries(st.text(), st.binary()), st.none() | st.integers(1, 10**9))
+def test_the_short_form_of_many_sets_is_no_other(items, end):
+    tail = () if end is None else ("PX", end)
+    commands = [("SET", key, value, *tail) for key, value in items.items()]
+    assert set_requests(items, end) == packed(commands)
 
 
 # -- bytes in -----------------------------------------------------------------------------
@@ -186,6 +204,43 @@ def test_replies_are_read_however_the_stream_is_cut(replies, cuts):
     expected = reference(data, len(replies))
     assert fed(data, len(replies), cuts) == expected
     assert fed(data, len(replies), range(len(data))) == expected
+
+
+def test_the_short_look_knows_every_length():
+    bulks = [b"$%d\r\n%b\r\n" % (size, bytes(size)) for size in [*range(1200), 99_999, 100_000]]
+    for data in bulks * 2:
+        assert whole(data) == data.partition(b"\n")[2][:-2]
+    for size in range(1200):
+        for first in (b"\0", b"$", b"+"):
+            assert whole(first + bytes(size) + b"\r\n") is None
+
+
+STRINGS = st.lists(
+    st.one_of(st.none(), st.binary(max_size=3), st.binary(max_size=40), st.just(b"+OK\r\n")),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(STRINGS, min_size=1, max_size=2), CUTS)
+def test_lists_of_strings_are_read_however_the_stream_is_cut(lists, cuts):
+    data = b"".join(
+        b"*%d\r\n" % len(items)
+        + b"".join(b"$-1\r\n" if i is None else b"$%d\r\n%b\r\n" % (len(i), i) for i in items)
+        for items in lists
+    )
+    assert fed(data, len(lists), cuts) == lists
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_short_look_at_writes_sees_all_of_them_or_none(count):
+    taken = b"+OK\r\n" * count
+    assert fed(taken, count, ()) == [b"OK"] * count
+    assert all(fed(taken, count, (cut,)) == [b"OK"] * count for cut in range(len(taken)))
+    # The same bytes as the last of an array that has begun, or of replies that have come.
+    assert fed(b"*%d\r\n" % count + taken, 1, (4,)) == [[b"OK"] * count]
+    assert fed(b":1\r\n" + taken, count + 1, (4,)) == [1, *[b"OK"] * count]
 
 
 @settings(max_examples=400)
@@ -672,6 +727,27 @@ def test_values_of_every_size_go_both_ways(redis_url, opened, size):
 
 
 @server
+def test_a_connection_is_opened_without_a_look_at_the_files_of_the_library(
+    redis_url, opened, monkeypatch
+):
+    def read(name):
+        raise AssertionError(f"the version of {name} was looked up")
+
+    monkeypatch.setattr("importlib.metadata.version", read)
+    store = opened(redis_url, timeout=10.0)
+    store.set("a", b"1")
+
+    async def both():
+        mine = AsyncRedisStore(redis_url, timeout=10.0)
+        found = await mine.get("a")
+        await mine.close()
+        return found
+
+    assert (store.get("a"), asyncio.run(both())) == (b"1", b"1")
+    assert "encodings.idna" in sys.modules
+
+
+@server
 def test_a_batch_is_one_command_and_every_entry_ends(redis_url, opened):
     store = opened(redis_url, timeout=10.0)
     names = [f"n{n}" for n in range(256)]
@@ -741,10 +817,11 @@ def test_event_loops_that_end_leave_no_connection_behind(redis_url):
 FORKING = """
     import os, sys
     from prodml.integrations.redis import RedisStore
+    from prodml.integrations.redis_commands import Operation
     store = RedisStore(sys.argv[1], timeout=10.0)
     store.set("a", b"of all")
     def own():
-        return store._asked((("CLIENT", "ID"),))[0]
+        return store._asked(Operation((("CLIENT", "ID"),), len))[0]
     parent = own()
     read, write = os.pipe()
     children = []

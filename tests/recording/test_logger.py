@@ -232,6 +232,18 @@ def test_degraded_prediction_tells_what_went_wrong(log):
     assert records(log)[0].metadata["errors"] == ["KeyError: 'x'"]
 
 
+def test_a_cached_prediction_tells_tier_age_and_staleness(log):
+    answer = Prediction(0.5, "r-1", "v1", "cache", cached=True, tier="memory", age=4.0, stale=True)
+    log(served(prediction=answer))
+    metadata = records(log)[0].metadata
+    assert {name: metadata[name] for name in ("cached", "tier", "age", "stale")} == {
+        "cached": True,
+        "tier": "memory",
+        "age": 4.0,
+        "stale": True,
+    }
+
+
 def test_failed_prediction_is_a_record(log):
     log(failed())
     (record,) = records(log)

@@ -1,6 +1,7 @@
 import asyncio
 import math
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -368,6 +369,81 @@ def test_a_row_that_fails_does_not_take_the_others_with_it():
     told = PredictionService(Batch(), schema=schema).predict_batch([{"x": 2}, {"x": "?"}, {"x": 3}])
     assert [p.value for p in told] == [2, MISS, 3]
     assert (told[1].source, type(told[1].errors[0])) == ("failed", InvalidFeatures)
+
+
+def test_a_prediction_tells_tier_age_and_staleness_of_a_cached_answer():
+    clock, broken, facts = ManualClock(), False, []
+
+    def model(features):
+        if broken:
+            raise ConnectionError
+        return features["x"]
+
+    cache = PredictionCache(ttl=10.0, jitter=0.0, early=0.0, stale_if_error=60.0, clock=clock)
+    service = PredictionService(
+        model, cache=cache, clock=clock, logger=facts.append, events=Stream()
+    )
+    seen = [service.predict({"x": 1})]
+    clock.advance(4.0)
+    seen.append(service.predict({"x": 1}))
+    broken = True
+    clock.advance(8.0)
+    seen += [service.predict({"x": 1}), *service.predict_batch([{"x": 1}])]
+    assert [(p.source, p.tier, p.age, p.stale) for p in seen[:3]] == [
+        ("model", "", 0.0, False),
+        ("cache", "memory", 4.0, False),
+        ("cache", "memory", 12.0, True),
+    ]
+    assert seen[3].source == "failed", "many rows are computed when their time is over"
+
+
+def test_a_batch_tells_where_its_rows_came_from():
+    clock = ManualClock()
+    cache = PredictionCache(clock=clock)
+    service = PredictionService(lambda features: features["x"], cache=cache, clock=clock)
+    service.predict({"x": 1})
+    clock.advance(3.0)
+    with cache.trace() as trace:
+        told = service.predict_batch([{"x": 1}, {"x": 2}])
+    assert [(p.source, p.tier, p.age) for p in told] == [
+        ("cache", "memory", 3.0),
+        ("model", "", 0.0),
+    ]
+    assert [answer.tier for answer in trace.answers] == ["memory", ""]
+
+
+def test_a_bypassed_cache_is_as_none():
+    calls = []
+    cache = PredictionCache()
+    service = PredictionService(lambda features: len(calls.append(features) or calls), cache=cache)
+    service.predict({"x": 1})
+    with cache.bypass():
+        assert not service.predict({"x": 1}).cached
+        assert [p.value for p in service.predict_batch([{"x": 1}, {"x": 1}])] == [3, 4]
+    assert service.predict({"x": 1}).value == 1
+    with cache.bypass(keep=True):
+        assert service.predict_batch([{"x": 1}])[0].value == 5
+    assert service.predict({"x": 1}).value == 5
+
+
+def test_a_renewal_behind_the_request_counts_as_in_flight():
+    clock, inside = ManualClock(), []
+    cache = PredictionCache(ttl=10.0, jitter=0.0, early=0.0, stale=60.0, clock=clock)
+
+    def model(features):
+        inside.append(service.server.in_flight["v1"])
+        return len(inside)
+
+    service = PredictionService(model, cache=cache, clock=clock)
+    service.predict({"x": 1})
+    clock.advance(15.0)
+    assert service.predict({"x": 1}).stale
+    for _ in range(1000):
+        if len(inside) == 2 and not service.server.in_flight["v1"]:
+            break
+        time.sleep(0.005)
+    assert inside == [1, 1], "the renewal holds the version while it computes"
+    assert service.server.in_flight["v1"] == 0
 
 
 def test_cached_rows_of_a_batch_are_not_computed_again():

@@ -18,7 +18,8 @@ is abandoned the shell closes the flow, so ``try/finally`` there gives permits b
 
 ``kinds`` tells functions apart, ``steps`` names what a flow can ask for, ``walk``, ``race``
 and ``spawn`` carry it out, ``guard`` and ``flow`` hold the two shapes with their shells, and
-``calm`` the shells written by hand for what costs nothing while all is well.
+``calm`` the shells written by hand for what costs nothing while all is well.  ``peek`` is one
+call before all steps, for flows that mostly find their answer by it.
 """
 
 from prodml._call.blocks import pop, push
@@ -26,6 +27,7 @@ from prodml._call.calm import CalmGuard, Recovery, fused
 from prodml._call.flow import Flow, awaiting, opening
 from prodml._call.guard import NO_RESULT, Guard, WaitingGuard, protect
 from prodml._call.kinds import Kind, abandoned, kind_of
+from prodml._call.peek import Peek
 from prodml._call.steps import Invoke, Outcome, Pause, Race, Spawn, Step, Steps, Wait
 from prodml._call.stream import Opened
 from prodml._call.timed import DeadlineFlow, TimedFlow
@@ -42,6 +44,7 @@ __all__ = [
     "Opened",
     "Outcome",
     "Pause",
+    "Peek",
     "Race",
     "Recovery",
     "Spawn",

@@ -6,10 +6,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prodml._call.kinds import Kind, kind_of
+from prodml._call.peek import Peek, apeek, peek
 from prodml._call.steps import Steps
 from prodml._call.stream import OpenItems, OpenStream
 from prodml._call.walk import arun, run
 from prodml.clock import Clock
+from prodml.types import MISS
 
 __all__ = ["FLOW_SHELLS", "Flow", "awaiting", "opening"]
 
@@ -51,8 +53,11 @@ class Flow:
 
     def start(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Any, Steps | None]:
-        """Return ``(answer, None)`` if it is known at once, else ``(None, steps)``."""
+    ) -> tuple[Any, Steps | Peek | None]:
+        """Return ``(answer, None)`` if it is known at once, else ``(None, steps)``.
+
+        A :class:`Peek` in place of steps looks once, and has the steps for when it sees nothing.
+        """
         return None, self.steps(fn, args, kwargs)
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
@@ -62,36 +67,94 @@ class Flow:
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the flow around ``fn(*args, **kwargs)``."""
         answer, steps = self.start(fn, args, kwargs)
-        return cast("R", answer if steps is None else run(steps, self.clock))
+        return cast("R", answer if steps is None else _walk(steps, self.clock))
 
     async def acall(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the flow around ``await fn(*args, **kwargs)``."""
         answer, steps = self.start(fn, args, kwargs)
-        return cast("R", answer if steps is None else await arun(steps, self.clock))
+        return cast("R", answer if steps is None else await _awalk(steps, self.clock))
+
+    @property
+    def known(self) -> Callable[[tuple[Any, ...]], Any] | None:
+        """A short way to the answer of a call with these positional arguments, if there is one.
+
+        It may give ``MISS``, or raise an ``Exception``: then :meth:`start` is asked.
+        """
+        return None
 
     @property
     def _shells(self) -> "Mapping[Kind, Callable[[Flow, Callable[..., Any]], Callable[..., Any]]]":
         return FLOW_SHELLS
 
 
+def _walk(steps: Steps | Peek, clock: Clock) -> Any:
+    if isinstance(steps, Peek):
+        value = peek(steps)
+        if value is not MISS:
+            return value
+        steps = steps.rest()
+    return run(steps, clock)
+
+
+async def _awalk(steps: Steps | Peek, clock: Clock) -> Any:
+    if isinstance(steps, Peek):
+        value = await apeek(steps)
+        if value is not MISS:
+            return value
+        steps = steps.rest()
+    return await arun(steps, clock)
+
+
 def _flow_plain(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:
-    start, clock = flow.start, flow.clock
+    start, clock, known = flow.start, flow.clock, flow.known
+
+    if known is not None:
+
+        @functools.wraps(fn)
+        def knowing(*args: Any, **kwargs: Any) -> Any:
+            if not kwargs:
+                try:
+                    value = known(args)
+                except Exception:
+                    value = MISS
+                if value is not MISS:
+                    return value
+            answer, steps = start(fn, args, kwargs)
+            return answer if steps is None else _walk(steps, clock)
+
+        return knowing
 
     @functools.wraps(fn)
     def flowing(*args: Any, **kwargs: Any) -> Any:
         answer, steps = start(fn, args, kwargs)
-        return answer if steps is None else run(steps, clock)
+        return answer if steps is None else _walk(steps, clock)
 
     return flowing
 
 
 def _flow_coroutine(flow: Flow, fn: Callable[..., Any]) -> Callable[..., Any]:
-    start, clock = flow.start, flow.clock
+    start, clock, known = flow.start, flow.clock, flow.known
+
+    if known is not None:
+
+        @functools.wraps(fn)
+        async def knowing(*args: Any, **kwargs: Any) -> Any:
+            if not kwargs:
+                try:
+                    value = known(args)
+                except Exception:
+                    value = MISS
+                if value is not MISS:
+                    return value
+            answer, steps = start(fn, args, kwargs)
+            return answer if steps is None else await _awalk(steps, clock)
+
+        return knowing
 
     @functools.wraps(fn)
     async def flowing(*args: Any, **kwargs: Any) -> Any:
         answer, steps = start(fn, args, kwargs)
-        return answer if steps is None else await arun(steps, clock)
+        return answer if steps is None else await _awalk(steps, clock)
 
     return flowing
 

@@ -16,15 +16,21 @@ from prodml.cache.codecs import Codec
 from prodml.cache.disk import DiskStats, DiskTier
 from prodml.cache.keys import canonical
 from prodml.cache.prediction_cache import PredictionCache
+from prodml.cache.rounding import MeasuredError, Rounding, RoundingAudit
 from prodml.cache.stats import CacheStats, Explanation
 from prodml.cache.steps import CacheSteps, Key, Uncached
+from prodml.cache.tiers import Answer
+from prodml.cache.trace import Bypass, Provenance, Trace
 from prodml.cache.typed import AnswerType
+from prodml.cache.worth import Warmed, Worth
 from prodml.types import MISS
 
 __all__ = [
     "MISS",
+    "Answer",
     "AnswerType",
     "Backoff",
+    "Bypass",
     "CacheStats",
     "CacheSteps",
     "CachedBatches",
@@ -34,8 +40,15 @@ __all__ = [
     "DiskTier",
     "Explanation",
     "Key",
+    "MeasuredError",
     "PredictionCache",
+    "Provenance",
+    "Rounding",
+    "RoundingAudit",
+    "Trace",
     "Uncached",
+    "Warmed",
+    "Worth",
     "cached_prediction",
     "canonical",
 ]

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from prodml.cache.arrays import is_array
-from prodml.cache.keys import Namer
+from prodml.cache.keys import Namer, columns_of
 
 __all__ = ["Table", "table_of"]
 
@@ -43,22 +43,13 @@ def table_of(rows: Any, namer: Namer) -> Table | None:
     [{'a': 2}]
     """
     if type(rows) in {list, tuple}:
-        bodies = [_named(namer, row) for row in rows]
-        return Table(type(rows).__name__, bodies, partial(_items, rows))
+        return Table(type(rows).__name__, namer.each(rows), partial(_items, rows))
     if is_array(rows):
         if not rows.ndim:
             return None
-        named = namer.vectors(rows) if rows.ndim > 1 else [_named(namer, row) for row in rows]
+        named = namer.vectors(rows) if rows.ndim > 1 else namer.each(rows)
         return Table("array", named, rows.__getitem__)
     return _frame(rows, namer)
-
-
-def _named(namer: Namer, row: Any) -> bytes | None:
-    try:
-        return namer.name(row)
-    except Exception:
-        # Rows may be objects of anyone's making, and raise anything when read.
-        return None
 
 
 def _frame(rows: Any, namer: Namer) -> Table | None:
@@ -70,8 +61,7 @@ def _frame(rows: Any, namer: Namer) -> Table | None:
         frame = frame.collect()
     if not isinstance(frame, nw.DataFrame):
         return None
-    names = tuple(frame.columns)
-    bodies = namer.rows(names, [column.to_list() for column in frame.iter_columns()])
+    bodies = namer.rows(*columns_of(frame.to_native()))
     if lazy:
         return Table("lazy:polars", bodies, partial(_lazy_rows, frame))
     kind = f"frame:{frame.implementation}"

@@ -3,9 +3,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Final, final
+from functools import partial
+from typing import Any, Final, cast, final
 
-from prodml._call import Flow, Invoke, Steps
+from prodml._call import Flow, Invoke, Spawn, Steps
 from prodml._deadline import expired
 from prodml.cache.arguments import Arguments, Call
 from prodml.cache.batch import Table, table_of
@@ -15,7 +16,8 @@ from prodml.cache.codecs import atomic
 from prodml.cache.columns import Column, Kind, agreed, assemble, column_of, is_kind
 from prodml.cache.keys import Namer
 from prodml.cache.prediction_cache import PredictionCache
-from prodml.cache.rows import Found, Rows
+from prodml.cache.rounding import Rounding, RoundingAudit, RoundingNamer
+from prodml.cache.rows import Rows
 from prodml.cache.tiers import Answer
 from prodml.cache.typed import AnswerType
 from prodml.errors import DeadlineExceeded
@@ -71,10 +73,18 @@ class CachedBatches(CachedFlow, Flow):
     _batch: bool = True
 
     def __init__(
-        self, cache: PredictionCache, *, version: Any = None, arguments: Arguments | None = None
+        self,
+        cache: PredictionCache,
+        *,
+        version: Any = None,
+        arguments: Arguments | None = None,
+        rounding: Rounding | None = None,
+        audit: RoundingAudit | None = None,
     ) -> None:
-        super().__init__(cache, version=version, arguments=arguments)
-        self._namer: Namer = Namer()
+        super().__init__(
+            cache, version=version, arguments=arguments, rounding=rounding, audit=audit
+        )
+        self._namer: Namer = Namer() if rounding is None else RoundingNamer(rounding)
         self._kinds: _Kinds = _Kinds(cache)
 
     def steps(
@@ -90,7 +100,51 @@ class CachedBatches(CachedFlow, Flow):
         def compute(rows: Any) -> Invoke:
             return Invoke(fn, *arguments.swap(rows, args, kwargs))
 
-        return (yield from _Batch(self._cache, self._kinds, table, arguments, call).steps(compute))
+        cache, bypass = self._cache, self._cache.bypassed()
+        if bypass is not None:
+            cache._counts.bypassed += len(table.bodies)
+            if not bypass.keep:
+                return (yield Invoke(fn, args, kwargs))
+        batch = _Batch(cache, self._kinds, table, arguments, call)
+        result, error = (
+            yield from batch.steps(compute) if bypass is None else batch.renewed(compute)
+        )
+        if error is None and (cache.watched or self._rounding is not None):
+            yield from self._told(batch, compute, call, result)
+        return result, error
+
+    def _told(
+        self, batch: "_Batch", compute: Callable[[Any], Invoke], call: Call, result: Any
+    ) -> Steps:
+        """Tell traces where the rows come from, and have some of the shared ones looked at."""
+        answers = batch.answers()
+        for answer in answers:
+            self._cache.tell(batch.function, call.version, answer)
+        audit = self._audit
+        if audit is None or self._rounding is None:
+            return None, None
+        places = [at for at, answer in enumerate(answers) if answer.cached and audit.due()]
+        column = column_of(result, len(answers), None) if places else None
+        if column is None:
+            return None, None
+        try:
+            step = deepcopy(compute(batch.rows(places)))
+            served = deepcopy([column.values[at] for at in places])
+        except Exception:
+            # Rows that cannot be copied: only their caller may compute with them.
+            return None, None
+        return (yield Spawn(partial(self._compared, audit, step, call.version, served)))
+
+    def _compared(
+        self, audit: RoundingAudit, step: Invoke, version: Any, served: list[Any]
+    ) -> Steps:
+        result, error = yield step
+        column = None if error is not None else column_of(result, len(served), None)
+        # Another model may answer by now than the one that was asked.
+        if column is not None and not self._moved(version):
+            for one, exact in zip(served, column.values, strict=True):
+                audit.add(one, exact)
+        return None, None
 
     def _table(self, rows: Any) -> Table | None:
         try:
@@ -107,8 +161,8 @@ class _Batch:
     """One call for many rows.  Equal rows form a group, which the first of them stands for."""
 
     __slots__: tuple[str, ...] = (
-        *("_answers", "_boarded", "_cache", "_groups", "_kind", "_kinds"),
-        *("_own", "_place", "_rows", "_table", "_told"),
+        *("_answers", "_boarded", "_cache", "_firsts", "_groups", "_kind", "_kinds"),
+        *("_own", "_place", "_rows", "_table", "_tiers", "_told", "function"),
     )
 
     def __init__(
@@ -122,11 +176,14 @@ class _Batch:
         self._cache: PredictionCache = cache
         self._kinds: _Kinds = kinds
         self._table: Table = table
-        groups: dict[Any, list[int]] = {}
-        for place, body in enumerate(table.bodies):
-            groups.setdefault(place if body is None else body, []).append(place)
-        self._groups: list[list[int]] = list(groups.values())
-        self._answers: list[Any] = [MISS] * len(groups)
+        # The first row of each group, and the group of each row: None if no two are equal.
+        self._firsts: Sequence[int]
+        self._groups: Sequence[int] | None
+        self._firsts, self._groups = _grouped(table.bodies)
+        self._answers: list[Any] = [MISS] * len(self._firsts)
+        # Where each answer comes from; empty for those computed here.
+        self._tiers: list[str] = [""] * len(self._firsts)
+        self.function: str = arguments.function
         self._place: Any = (arguments.function, repr(call.version), call.extra, table.kind)
         self._kind: Kind | None = kinds.find(self._place)
         self._told: AnswerType | None = arguments.whole
@@ -134,11 +191,11 @@ class _Batch:
         # The batch's own entry says what its answers come in.  0xC1 begins no canonical row,
         # so no row is taken for it.
         own = b"\xc1container:" + table.kind.encode()
-        bodies = [body if type(body) is bytes else None for body in groups]
-        self._own: int = len(bodies)
+        bodies = table.bodies
+        self._own: int = len(self._firsts)
         self._rows: Rows = Rows(
             cache,
-            [*bodies, own],
+            [*(bodies if self._groups is None else [bodies[at] for at in self._firsts]), own],
             function=arguments.function,
             version=call.version,
             extra=call.extra,
@@ -147,7 +204,8 @@ class _Batch:
 
     def steps(self, compute: Callable[[Any], Invoke]) -> Steps:
         """Steps to the batch's answer: look up, compute what is free, wait for the rest."""
-        self._take(self._rows.recall(range(len(self._groups))))
+        for at, value in self._rows.recall(range(self._own)).items():
+            self._answers[at], self._tiers[at] = value, "memory"
         for last in (*[False] * (_ROUNDS - 1), True):
             boarding, _ = yield from self._board(last=last)
             try:
@@ -163,11 +221,28 @@ class _Batch:
                 break
         return (yield from self._assembled(compute))
 
-    # -- looking up ---------------------------------------------------------------------
+    def renewed(self, compute: Callable[[Any], Invoke]) -> Steps:
+        """Steps to the answers computed anew, and kept."""
+        yield from self._rows.settle()
+        return (yield from self._whole(compute))
 
-    def _take(self, found: Mapping[int, Any]) -> None:
-        for at, value in found.items():
-            self._answers[at] = value
+    def rows(self, places: list[int]) -> Any:
+        """The rows at ``places``, in a container of the same type."""
+        return self._table.take(places)
+
+    def answers(self) -> list[Answer]:
+        """Where the answer to each row came from; their values are left out."""
+        lives, now = self._rows.lives, self._cache._now()
+        told: list[Answer] = []
+        for row in range(len(self._table.bodies)):
+            at = row if self._groups is None else self._groups[row]
+            life, tier = lives.get(at), self._tiers[at]
+            # One computed answer is for all rows of its group.
+            tier = tier or ("" if self._firsts[at] == row else "flight")
+            told.append(Answer(None, tier=tier, age=0.0 if life is None else life.age(now)))
+        return told
+
+    # -- looking up ---------------------------------------------------------------------
 
     def _board(self, *, last: bool) -> Steps:
         """Lead the missing rows that nobody leads; in the last round all are computed here."""
@@ -175,8 +250,10 @@ class _Batch:
         missing = [at for at, answer in enumerate(self._answers) if answer is MISS]
         if missing or self._kind is None:
             yield from self._rows.settle()
-        places = [] if last else [(self._rows.place(at), at) for at in missing]
-        self._boarded = {place: at for place, at in places if place is not None}
+        places = self._rows.places
+        boarded = {} if last else {places[at]: at for at in missing}
+        boarded.pop(None, None)
+        self._boarded = cast("dict[bytes, int]", boarded)
         return Boarding(self._cache._flights, list(self._boarded)), None
 
     def _find(self, boarding: Boarding) -> Steps:
@@ -189,8 +266,10 @@ class _Batch:
         if own is not None and is_kind(own.value):
             self._kind = own.value
             self._kinds.learn(self._place, own.value, known=True)
-        self._take({at: row.value for at, row in found.items()})
-        boarding.land((self._rows.place(at), row) for at, row in found.items())
+        for at, row in found.items():
+            self._answers[at], self._tiers[at] = row.value, row.tier
+        places, boarded = self._rows.places, self._boarded
+        boarding.land([places[at] for at in found], lambda place: found[boarded[place]].answer())
         return None, None
 
     # -- computing ----------------------------------------------------------------------
@@ -199,9 +278,9 @@ class _Batch:
         """Compute what is led here; to the whole answer if that was all, else to MISS."""
         yield from self._find(boarding)
         missing = self._missing(boarding)
-        if not missing and (self._groups or self._kind is not None):
+        if not missing and (self._own or self._kind is not None):
             return MISS, None
-        rows = self._table.take([self._groups[at][0] for at in missing])
+        rows = self._table.take([self._firsts[at] for at in missing])
         began = self._cache._now()
         result, error = yield compute(rows)
         if error is not None:
@@ -225,7 +304,7 @@ class _Batch:
     def _missing(self, boarding: Boarding) -> list[int]:
         """Groups to compute here.  Rows found are of no use while their container is unknown."""
         if self._kind is None:
-            self._answers = [MISS] * len(self._groups)
+            self._answers, self._tiers = [MISS] * self._own, [""] * self._own
         theirs = {self._boarded[place] for place in boarding.theirs}
         return [
             at for at, answer in enumerate(self._answers) if answer is MISS and at not in theirs
@@ -239,7 +318,7 @@ class _Batch:
 
     def _index(self, places: Sequence[int]) -> Any:
         index = self._table.index
-        return None if index is None else index[[self._groups[at][0] for at in places]]
+        return None if index is None else index[[self._firsts[at] for at in places]]
 
     def _keep(
         self,
@@ -250,9 +329,9 @@ class _Batch:
         boarding: Boarding,
     ) -> Steps:
         """Keep rows and container, in one trip, and tell those who wait."""
-        self._kind, rows = kind, self._rows
-        named = [rows.place(at) is not None for at in missing]
-        self._cache._counts.misses += sum(named)
+        self._kind, rows, boarded = kind, self._rows, self._boarded
+        places = [rows.places[at] for at in missing]
+        self._cache._counts.misses += len(places) - places.count(None)
         kept = dict(zip(missing, values, strict=True))
         self._answers = [kept.get(at, answer) for at, answer in enumerate(self._answers)]
         if self._kinds.learn(self._place, kind):
@@ -260,10 +339,12 @@ class _Batch:
         bodies, _ = yield from rows.keep(kept, cost=cost)
         kept.pop(self._own, None)
         changed = self._exchange(kept, bodies) if _is_mutable(kind) else False
-        boarding.land(
-            (rows.place(at), Found(value, bodies[at], shared=_is_shared(value, bodies[at])))
-            for at, value in kept.items()
-        )
+
+        def tell(place: bytes) -> Answer:
+            value, body = kept[boarded[place]], bodies[boarded[place]]
+            return Answer(value, body=body, shared=body is not None or atomic(type(value)))
+
+        boarding.land(places, tell)
         return changed, None
 
     def _exchange(self, kept: Mapping[int, Any], bodies: Mapping[int, bytes | None]) -> bool:
@@ -283,11 +364,12 @@ class _Batch:
         result, error = yield compute(self._table.take(list(range(count))))
         if error is not None:
             return None, error
+        self._tiers = [""] * self._own
         column = column_of(result, count, self._table.index)
         if column is not None:
-            firsts = [column.values[group[0]] for group in self._groups]
+            firsts = [column.values[at] for at in self._firsts]
             cost = (self._cache._now() - began) / max(1, count)
-            everything = range(len(self._groups))
+            everything = range(self._own)
             nobody = Boarding(self._cache._flights, ())
             self._boarded = {}
             yield from self._keep(firsts, column.kind, everything, cost, nobody)
@@ -315,7 +397,7 @@ class _Batch:
         value = self._rows.copied(at, answer.value, answer.body)
         if value is not MISS:
             self._cache._counts.coalesced += 1
-            self._answers[at] = value
+            self._answers[at], self._tiers[at] = value, "flight"
 
     # -- putting together ---------------------------------------------------------------
 
@@ -334,21 +416,33 @@ class _Batch:
 
     def _spread(self, kind: Kind) -> list[Any]:
         """One answer a row; equal rows get equal answers, but not the same list."""
-        spread: list[Any] = [None] * len(self._table.bodies)
-        copied = _is_mutable(kind)
-        for group, answer in zip(self._groups, self._answers, strict=True):
-            for place in group:
-                spread[place] = answer
-            if copied and len(group) > 1 and not atomic(type(answer)):
-                for place in group[1:]:
+        if self._groups is None:
+            return self._answers
+        spread = [self._answers[group] for group in self._groups]
+        if _is_mutable(kind):
+            firsts = set(self._firsts)
+            for place, answer in enumerate(spread):
+                if place not in firsts and not atomic(type(answer)):
                     spread[place] = deepcopy(answer)
         return spread
+
+
+def _grouped(bodies: Sequence[bytes | None]) -> tuple[Sequence[int], Sequence[int] | None]:
+    """First row of each group of equal rows, and the group of each row, see :class:`_Batch`."""
+    if len(set(bodies)) == len(bodies):
+        return range(len(bodies)), None
+    firsts: list[int] = []
+    groups: list[int] = []
+    known: dict[Any, int] = {}
+    for place, body in enumerate(bodies):
+        # One without a name is equal to no other.
+        group = known.setdefault(place if body is None else body, len(firsts))
+        if group == len(firsts):
+            firsts.append(place)
+        groups.append(group)
+    return firsts, groups
 
 
 def _is_mutable(kind: Kind) -> bool:
     """Whether rows are handed out as they are, and not copied into an array or a frame."""
     return kind[0] in {"list", "tuple"} or "|O" in kind
-
-
-def _is_shared(value: Any, body: bytes | None) -> bool:
-    return body is not None or atomic(type(value))

@@ -1,22 +1,32 @@
 """``@cached_prediction``: a cache around a function, for rows and for batches."""
+# ruff: noqa: SLF001 - a look is a part of its flow
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, final
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast, final
 
-from prodml._call import Flow, Invoke, Steps
-from prodml.cache.arguments import Arguments
+from prodml._call import Flow, Invoke, Peek, Spawn, Steps
+from prodml.cache.arguments import Arguments, Call
 from prodml.cache.batches import CachedBatches
 from prodml.cache.calls import CachedFlow
+from prodml.cache.flights import Compute
 from prodml.cache.prediction_cache import PredictionCache
-from prodml.cache.steps import Uncached
+from prodml.cache.rounding import Rounding, RoundingAudit
+from prodml.cache.shortcuts import Shortcuts
+from prodml.cache.steps import Key, Uncached
+from prodml.cache.tier import Direct
 from prodml.types import MISS
 
 __all__ = ["CachedBatches", "CachedCalls", "cached_prediction"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Behind: TypeAlias = Callable[[], Compute]
+
+# One look-up in so many is timed.
+_SAMPLED: Final = 16
 
 
 def cached_prediction(
@@ -25,6 +35,9 @@ def cached_prediction(
     version: Any = None,
     batch: bool = False,
     function: str | None = None,
+    round: Mapping[Any, int] | None = None,  # noqa: A002 - it is what it does to a feature
+    quantize: Mapping[Any, float] | None = None,
+    audit: RoundingAudit | float = 0.01,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Put ``cache`` around a function whose first argument is the features.
 
@@ -71,10 +84,15 @@ def cached_prediction(
     [0.03, 0.02, 0.03]
     """
     kind = CachedBatches if batch else CachedCalls
+    rounding = Rounding(round or {}, quantize=quantize or {}) if round or quantize else None
+    books = audit if isinstance(audit, RoundingAudit) else RoundingAudit(share=audit)
 
     def decorate(fn: Callable[P, R]) -> Callable[P, R]:
         arguments = Arguments(fn, function=function, versioned=version is not None, batch=batch)
-        return kind(cache, version=version, arguments=arguments)(fn)
+        flow = kind(cache, version=version, arguments=arguments, rounding=rounding, audit=books)
+        cached = flow(fn)
+        cache.enrol(cached, arguments, rounding, books)
+        return cached
 
     return decorate
 
@@ -90,17 +108,42 @@ class CachedCalls(CachedFlow, Flow):
     [1, 2, 3]
     """
 
-    __slots__: tuple[str, ...] = ()
+    __slots__: tuple[str, ...] = ("_shortcuts",)
+
+    def __init__(
+        self,
+        cache: PredictionCache,
+        *,
+        version: Any = None,
+        arguments: Arguments | None = None,
+        rounding: Rounding | None = None,
+        audit: RoundingAudit | None = None,
+    ) -> None:
+        super().__init__(
+            cache, version=version, arguments=arguments, rounding=rounding, audit=audit
+        )
+        self._shortcuts: Shortcuts | None = None
+        if arguments is not None and rounding is None:
+            self._shortcuts = Shortcuts(cache, arguments, version)
+
+    @property
+    def known(self) -> Callable[[tuple[Any, ...]], Any] | None:
+        """The short way to answers in memory."""
+        return None if self._shortcuts is None else self._shortcuts.known
 
     def start(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Any, Steps | None]:
-        """Answer from memory if it is there."""
+    ) -> tuple[Any, Steps | Peek | None]:
+        """Answer from memory if it is there; else a look at the store comes first."""
         read = self._read(fn, args, kwargs)
         if read is None:
             return None, _through(fn, args, kwargs)
         arguments, call = read
-        value, key = self._cache.lookup(
+        cache = self._cache
+        if self._rounding is not None or cache.watched:
+            compute, behind = self._ways(fn, args, kwargs, call.version)
+            return None, self._watched(arguments, call, compute, behind)
+        value, key = cache.lookup(
             call.features,
             call.version,
             function=arguments.function,
@@ -108,17 +151,90 @@ class CachedCalls(CachedFlow, Flow):
             answer=arguments.answer,
         )
         if value is not MISS:
+            if self._shortcuts is not None:
+                self._shortcuts.learn(call)
             return value, None
-        compute = partial(_through, fn, args, kwargs)
-        behind = partial(self._apart, fn, args, kwargs, call.version)
-        return None, _answer(self._cache.complete_steps(key, compute, behind))
+        direct = None if key is None else cache.direct(key)
+        if key is None or direct is None:
+            return None, self._rest(key, fn, args, kwargs)
+        return None, _Look(direct, self, key, (fn, args, kwargs))
 
     def steps(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Steps:
         """Steps of :meth:`start`, also when the answer is there at once."""
         answer, steps = self.start(fn, args, kwargs)
-        return (answer, None) if steps is None else (yield from steps)
+        if steps is None:
+            return answer, None
+        return (yield from steps.rest() if type(steps) is Peek else cast("Steps", steps))
+
+    def _rest(
+        self,
+        key: Key | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Steps:
+        """What follows when neither memory nor a look at the store had an answer."""
+        version = None if key is None else key.version
+        if key is not None and not self._cache._counts.misses % _SAMPLED:
+            self._timed(fn, args, kwargs)
+        ways = self._ways(fn, args, kwargs, version)
+        found, error = yield from self._cache.complete_steps(key, *ways)
+        return (None if error is not None else found[0]), error
+
+    def _timed(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Look the call up once more, to know what that costs: nothing where it pays."""
+        cache = self._cache
+        began = cache._now()
+        read = self._read(fn, args, kwargs)
+        if read is not None:
+            cache.lookup(read[1].features, read[1].version, extra=read[1].extra)
+            cache._counts.looks += 1
+            cache._counts.look_seconds += cache._now() - began
+
+    def _watched(self, arguments: Arguments, call: Call, compute: Compute, behind: Behind) -> Steps:
+        """The long way: with rounded features, or for those who want to know more."""
+        cache, rounding = self._cache, self._rounding
+        answer, key = cache.recall(
+            call.features if rounding is None else rounding(call.features),
+            call.version,
+            function=arguments.function,
+            extra=call.extra,
+            answer=arguments.answer,
+        )
+        if answer is None:
+            answer, error = yield from cache.answer_steps(key, compute, behind)
+            if error is not None:
+                return None, error
+        cache.tell(arguments.function, call.version, answer)
+        if rounding is not None and answer.cached:
+            yield from self._audited(behind, answer.value)
+        return answer.value, None
+
+    def _audited(self, behind: Behind, served: Any) -> Steps:
+        """Compute some of the shared answers anew, behind the caller's back."""
+        audit = self._audit
+        if audit is None or not audit.due():
+            return None, None
+        try:
+            compute, served = behind(), deepcopy(served)
+        except Exception:
+            # Arguments that cannot be copied: only their caller may compute with them.
+            return None, None
+        return (yield Spawn(partial(_compared, audit, compute, served)))
+
+    def _ways(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        version: Any,
+    ) -> tuple[Compute, Behind]:
+        """How to compute the call here, and behind the caller's back."""
+        return partial(_through, fn, args, kwargs), partial(self._apart, fn, args, kwargs, version)
 
     def _apart(
         self,
@@ -126,7 +242,7 @@ class CachedCalls(CachedFlow, Flow):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         version: Any,
-    ) -> Callable[[], Steps]:
+    ) -> Compute:
         """The same call with arguments of its own: the caller may change his meanwhile."""
         own_args, own_kwargs = deepcopy((args, dict(kwargs)))
         return partial(self._behind, fn, own_args, own_kwargs, version)
@@ -139,7 +255,7 @@ class CachedCalls(CachedFlow, Flow):
         version: Any,
     ) -> Steps:
         result, error = yield Invoke(fn, args, kwargs)
-        if error is None and callable(self._version) and self._version() != version:
+        if error is None and self._moved(version):
             # Another model has answered than the one that was asked.
             return Uncached(result), None
         return result, error
@@ -149,6 +265,30 @@ def _through(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str,
     return (yield Invoke(fn, args, kwargs))
 
 
-def _answer(steps: Steps) -> Steps:
-    found, error = yield from steps
-    return (None if error is not None else found[0]), error
+def _compared(audit: RoundingAudit, compute: Compute, served: Any) -> Steps:
+    exact, error = yield from compute()
+    if error is None and type(exact) is not Uncached:
+        audit.add(served, exact)
+    return None, None
+
+
+class _Look(Peek):
+    """A look at the store before a flight is taken."""
+
+    __slots__: tuple[str, ...] = ("_call", "_flow", "_key")
+
+    def __init__(self, direct: Direct, flow: CachedCalls, key: Key, call: tuple[Any, ...]) -> None:
+        self.guard, self.get, self.aget = direct
+        self.arg: str = flow._cache.name_of(key)
+        self._flow: CachedCalls = flow
+        self._key: Key = key
+        self._call: tuple[Any, ...] = call
+
+    def judged(self, result: Any) -> Any:
+        return self._flow._cache.seen(self._key, self.arg, result)
+
+    def broken(self, error: Exception) -> None:
+        self._flow._cache.broken(error)
+
+    def rest(self) -> Steps:
+        return self._flow._rest(self._key, *self._call)

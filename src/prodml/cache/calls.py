@@ -6,6 +6,7 @@ from typing import Any
 
 from prodml.cache.arguments import Arguments, Call
 from prodml.cache.prediction_cache import PredictionCache
+from prodml.cache.rounding import Rounding, RoundingAudit
 from prodml.clock import Clock
 
 __all__ = ["CachedFlow"]
@@ -23,14 +24,25 @@ class CachedFlow:
 
     _batch: bool = False
 
-    __slots__: tuple[str, ...] = ("_arguments", "_cache", "_others", "_version", "clock")
+    __slots__: tuple[str, ...] = (
+        *("_arguments", "_audit", "_cache", "_others", "_rounding", "_version"),
+        "clock",
+    )
 
     def __init__(
-        self, cache: PredictionCache, *, version: Any = None, arguments: Arguments | None = None
+        self,
+        cache: PredictionCache,
+        *,
+        version: Any = None,
+        arguments: Arguments | None = None,
+        rounding: Rounding | None = None,
+        audit: RoundingAudit | None = None,
     ) -> None:
         self._cache: PredictionCache = cache
         self._version: Any = version
         self._arguments: Arguments | None = arguments
+        self._rounding: Rounding | None = rounding
+        self._audit: RoundingAudit | None = audit
         self._others: OrderedDict[Any, Arguments] = OrderedDict()
         self.clock: Clock = cache.clock
 
@@ -49,6 +61,10 @@ class CachedFlow:
             self._cache.lookup(None, None)
             return None
         return arguments, call
+
+    def _moved(self, version: Any) -> bool:
+        """Whether calls are answered by another version than ``version`` by now."""
+        return callable(self._version) and self._version() != version
 
     def _arguments_of(self, fn: Callable[..., Any]) -> Arguments:
         found = self._others.get(fn)

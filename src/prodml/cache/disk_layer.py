@@ -50,6 +50,7 @@ class DiskLayer(StoreTier):
         self, disk: DiskTier, below: StoreTier | None, ends: Callable[[bytes], float | None]
     ) -> None:
         # Nothing of the base is used: it stands for any tier.
+        self._direct = None
         self._disk: DiskTier = disk
         self._below: StoreTier | None = below
         self._ends: Callable[[bytes], float | None] = ends

@@ -13,7 +13,8 @@ from threading import Lock
 from typing import Any, Final
 
 from prodml._call import Steps
-from prodml.cache.keys import FORMAT, Namer, canonical, digest
+from prodml.cache.digest import digest, digests
+from prodml.cache.keys import FORMAT, Namer, canonical
 from prodml.cache.single_flight import SingleFlight
 from prodml.cache.stats import Counts
 from prodml.cache.tier import StoreTier
@@ -25,6 +26,7 @@ __all__ = ["Epoch", "Head", "Key", "KeySteps"]
 # A dropped version is gone everywhere within a second of its drop.
 _POLL: Final = 0.85
 _CLAIM: Final = 0.1
+_LABEL: Final = "prodml:"
 _LONG: Final = 1024
 _FOREVER: Final = float("inf")
 
@@ -64,7 +66,10 @@ class Key:
     (False, 'v1')
     """
 
-    __slots__: tuple[str, ...] = ("answer", "due", "epoch", "function", "tail", "version")
+    __slots__: tuple[str, ...] = (
+        *("absent", "answer", "due", "epoch", "function"),
+        *("place", "renew", "tail", "version"),
+    )
 
     def __init__(
         self,
@@ -75,9 +80,16 @@ class Key:
         answer: AnswerType | None,
         *,
         due: bool = False,
+        place: bytes | None = None,
     ) -> None:
         # Whether memory has an answer that ought to be renewed.
         self.due: bool = due
+        # Whether the store has just said that it has nothing.
+        self.absent: bool = False
+        # Whether it is to be computed whatever there is.
+        self.renew: bool = False
+        # Where it was asked for, which is where an answer computed since then belongs.
+        self.place: bytes | None = place
         self.answer: AnswerType | None = answer
         self.function: str = function
         self.version: Any = version
@@ -169,7 +181,11 @@ class KeySteps:
         return self._head(key.function, key.version).prefix + key.tail
 
     def _name(self, preimage: bytes) -> str:
-        return "prodml:" + digest(preimage, self._secret)
+        return _LABEL + digest(preimage, self._secret)
+
+    def _names(self, beginning: bytes) -> Callable[[bytes], str]:
+        """:meth:`_name` of preimages with this ``beginning``, by their rest."""
+        return digests(beginning, self._secret, _LABEL)
 
     # -- epochs -------------------------------------------------------------------------
 
@@ -214,6 +230,7 @@ class KeySteps:
 
     def _drop_steps(self, version: Any) -> Steps:
         epoch = self._epoch(canonical(version))
+        self._counts.drops += 1
         with self._lock:
             token = epoch.token = os.urandom(8)
             epoch.pending = self._tier is not None

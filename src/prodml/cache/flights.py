@@ -129,7 +129,7 @@ class FlightSteps(TierSteps):
         value = MISS if body is None else self._copied(result, shared, key.answer)
         if value is MISS or body is None:
             return Answer(result, shared=atomic(type(result)), kept=False), None
-        yield from self._keep([(key, result, body)], self._now() - began)
+        yield from self._keep([(place, result, body)], self._now() - began)
         return Answer(value, body=shared), None
 
     def _alone(self, compute: Compute) -> Steps:

@@ -6,16 +6,17 @@ value's end is known from its beginning), so concatenated values never run into 
 and two different values never share their bytes.
 """
 
-import hashlib
 import math
 import re
 import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, Flag
+from itertools import chain
 from operator import itemgetter, ne
 from pathlib import PurePath
 from types import MemberDescriptorType
@@ -30,7 +31,6 @@ __all__ = [
     "Rounds",
     "canonical",
     "columns_of",
-    "digest",
     "home_of",
     "parts_of",
     "plain_number",
@@ -81,19 +81,6 @@ def canonical(value: Any) -> bytes:
     """
     cls = type(value)
     return (_WRITERS.get(cls) or _learn(cls))(value)
-
-
-def digest(preimage: bytes, secret: bytes) -> str:
-    """Keyed BLAKE2b-128 of ``preimage`` as 32 hexadecimal digits (RFC 7693).
-
-    Whoever reads the digests cannot confirm a guess of the features without ``secret``.
-
-    Examples
-    --------
-    >>> digest(b"x", b"one") == digest(b"x", b"two")
-    False
-    """
-    return hashlib.blake2b(preimage, digest_size=16, key=secret).hexdigest()
 
 
 # -- MessagePack subset -----------------------------------------------------------------
@@ -623,6 +610,8 @@ _BY_EXACT_NAME: Final[dict[str, Writer]] = {
     "pandas.Series": lambda value: _mapping(_labelled(value)),
     # Its own isoformat knows of nanoseconds, and of years beyond Python's.
     "pandas.Timestamp": lambda value: _moment(_DATETIME, value, value.isoformat()),
+    # It notes its parts once somebody has asked for them.
+    "pandas.Timedelta": _timedelta,
     "pandas.DataFrame": _frame,
     "polars.DataFrame": _frame,
     "pyarrow.Table": _frame,
@@ -677,8 +666,7 @@ def _shape_of(names: tuple[str, ...]) -> _Shape:
     ordered = sorted(names, key=_string)
     prefix = _names([_string(name) for name in ordered])
     if len(names) == 1:
-        (only,) = names
-        return prefix, lambda row: (row[only],)
+        return prefix, lambda row: (row[names[0]],)
     return prefix, itemgetter(*ordered)
 
 
@@ -735,8 +723,25 @@ class Namer:
         rows = zip(*(columns[at] for at in order), strict=True)
         if len(set(written)) != len(written):
             return [None for _ in rows]
-        prefix = _names([written[at] for at in order])
-        return [self._row(prefix, row) for row in rows]
+        prefix, picked = _names([written[at] for at in order]), list(rows)
+        return [
+            self._row(prefix, row) if each is None else prefix + each
+            for row, each in zip(picked, self._packed_alike(picked), strict=True)
+        ]
+
+    def each(self, rows: Sequence[Any]) -> list[bytes | None]:
+        """:meth:`name` of each of ``rows``, None for one that cannot be named.
+
+        Quickest where all of them are dictionaries with the same names and plain values.
+
+        Examples
+        --------
+        >>> rows = [{"a": 1}, {"a": 2}, {"a": open}]
+        >>> Namer().each(rows) == [canonical(rows[0]), canonical(rows[1]), None]
+        True
+        """
+        bodies = self._alike(rows) if type(self) is Namer else None
+        return [self._tried(row) for row in rows] if bodies is None else bodies
 
     def vectors(self, rows: Any) -> list[bytes]:
         """Canonical bytes of each row of an array of two or more dimensions.
@@ -753,6 +758,41 @@ class Namer:
         size = len(data) // len(rows)
         prefix = first[: len(first) - size]
         return [prefix + data[at : at + size] for at in range(0, len(data), size or 1)]
+
+    def _tried(self, row: Any) -> bytes | None:
+        try:
+            return self.name(row)
+        except Exception:
+            # Rows may be objects of anyone's making, and raise anything when read.
+            return None
+
+    def _alike(self, rows: Sequence[Any]) -> list[bytes | None] | None:
+        """Bodies of dictionaries that have the same names; None if they are not that."""
+        if set(map(type, rows)) != {dict} or len(set(map(len, rows))) != 1:
+            return None
+        names = tuple(rows[0])
+        shape = self._shapes.get(names) or self._learn(names)
+        if shape is None:
+            return None
+        prefix, pick = shape
+        try:
+            # As many names, and each of them: so there is no other.
+            packed = self._packed_alike(list(map(pick, rows)))
+        except KeyError:
+            return None
+        return [
+            self._tried(row) if each is None else prefix + each
+            for row, each in zip(rows, packed, strict=True)
+        ]
+
+    def _packed_alike(self, rows: Sequence[Any]) -> list[bytes | None]:
+        """Packed values of each of ``rows``, None for one that wants a closer look."""
+        # What is beyond MessagePack makes the packing of all fail.
+        with suppress(OverflowError, UnicodeEncodeError):
+            if _all_plain(map(type, chain.from_iterable(rows))):
+                packed = list(map(self._pack, rows))
+                return [None if _BIG in each and _SUSPECT in each else each for each in packed]
+        return [None] * len(rows)
 
     def _row(self, prefix: bytes, values: tuple[Any, ...]) -> bytes | None:
         packed = self._packed(values)
@@ -781,9 +821,7 @@ class Namer:
         if shape is None:
             return canonical(value)
         self._latest[len(names)] = shape
-        prefix, pick = shape
-        packed = self._packed(pick(value))
-        return canonical(value) if packed is None else prefix + packed
+        return Namer.name(self, value)
 
     def _learn(self, names: tuple[Any, ...]) -> _Shape | None:
         if not names or not all(type(name) is str for name in names):

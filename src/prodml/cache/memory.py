@@ -12,9 +12,10 @@ import threading
 from collections import OrderedDict, deque
 from typing import Any, Final, TypeAlias
 
+from prodml.cache.larger import Larger
 from prodml.errors import BadConfiguration
 
-__all__ = ["Memory", "size_of"]
+__all__ = ["Data", "Entry", "Memory", "size_of"]
 
 _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9} | {
     "KIB": 2**10,
@@ -29,6 +30,8 @@ Data: TypeAlias = tuple[Any, bool, float, float, Any]
 # What the interpreter spends on an entry beside its key and value, as measured: the entry,
 # its places in the table and a queue, and its share of the list of expelled keys.
 _OVERHEAD: Final = 540
+# On a shortcut to it.
+_SHORTCUT: Final = 270
 # And on its life.
 _LIFE: Final = 120
 
@@ -56,10 +59,10 @@ def size_of(size: int | str | None, setting: str) -> int:
     raise BadConfiguration(f"{setting}={size!r} is not a size: use bytes or text like '64 MiB'")
 
 
-class _Entry:
+class Entry:
     """One value.  ``data`` is (value, encoded?, ends, calm, life), swapped as a whole."""
 
-    __slots__: tuple[str, ...] = ("data", "hits", "key", "resident", "size")
+    __slots__: tuple[str, ...] = ("data", "hits", "key", "resident", "shortcut", "size")
 
     def __init__(self, key: bytes, data: Data, size: int) -> None:
         self.key: bytes = key
@@ -67,6 +70,8 @@ class _Entry:
         self.size: int = size
         self.hits: int = 0
         self.resident: bool = False
+        # Another table that leads here, and the entry's key there.
+        self.shortcut: tuple[dict[bytes, Any], bytes] | None = None
 
 
 class Memory:
@@ -92,6 +97,7 @@ class Memory:
         "_small_bytes",
         "capacity",
         "evictions",
+        "larger",
         "used",
     )
 
@@ -99,9 +105,11 @@ class Memory:
         self.capacity: int = capacity
         self.used: int = 0
         self.evictions: int = 0
-        self._entries: dict[bytes, _Entry] = {}
-        self._small: deque[_Entry] = deque()
-        self._main: deque[_Entry] = deque()
+        # What it remembers of the expelled is not in the budget: few of them, then.
+        self.larger: Larger = Larger(capacity, every=64)
+        self._entries: dict[bytes, Entry] = {}
+        self._small: deque[Entry] = deque()
+        self._main: deque[Entry] = deque()
         # Hashes are enough here: a collision costs one entry a better place in the queue.
         self._ghosts: OrderedDict[int, None] = OrderedDict()
         self._small_bytes: int = 0
@@ -114,6 +122,8 @@ class Memory:
         """Value, whether it is encoded, its end, calm and life; None if absent or over."""
         entry = self._entries.get(key)
         if entry is None:
+            if self.evictions:
+                self.larger.missed(key)
             return None
         data = entry.data
         if now >= data[2]:
@@ -137,47 +147,95 @@ class Memory:
 
         ``life`` is whatever is known of it, to be looked at from ``calm`` on.
         """
+        if type(value) is bytes:
+            # A copy: encoders leave room behind what they have written, which nobody counts.
+            value = b"".join((b"", value))
         size = sys.getsizeof(key) + sys.getsizeof(value) + _OVERHEAD
-        size += 0 if life is None else _LIFE
+        if life is not None:
+            size += _LIFE
         if size * 2 > self.capacity:
             return False
         data = (value, encoded, expires, expires if calm is None else calm, life)
+        entry = self._entries.get(key)
+        if entry is not None and entry.size == size and entry.shortcut is None:
+            # Nothing else changes, so there is nothing to be locked.
+            entry.data = data
+            return True
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
-                self._admit(_Entry(key, data, size))
+                self._admit(key, Entry(key, data, size), size)
             else:
                 self._renew(entry, data, size)
-            while self.used > self.capacity:
-                self._expel(now)
+            if self.used > self.capacity:
+                self._trim(now)
         return True
+
+    def entry(self, key: bytes) -> Entry | None:
+        """The entry itself, to be given to :meth:`link`."""
+        return self._entries.get(key)
+
+    def link(self, entry: Entry, table: dict[bytes, Any], short: bytes) -> None:
+        """Count what ``table[short]`` takes, and delete it with ``entry``.
+
+        An entry has one shortcut: another is deleted at once.
+        """
+        with self._lock:
+            old = entry.shortcut
+            if self._entries.get(entry.key) is not entry:
+                table.pop(short, None)
+            elif old is not None:
+                if old[0] is not table or old[1] != short:
+                    table.pop(short, None)
+            else:
+                entry.shortcut = table, short
+                more = sys.getsizeof(short) + _SHORTCUT
+                entry.size += more
+                self.used += more
+                self._small_bytes += 0 if entry.resident else more
+                # Whatever is over by now has not been asked for: any moment will do.
+                self._trim(0.0)
 
     def resize(self, capacity: int, now: float) -> None:
         """Change the bound, letting go of what no longer fits."""
         with self._lock:
-            self.capacity = capacity
-            while self.used > capacity:
-                self._expel(now)
+            self.capacity = self.larger.capacity = capacity
+            self._trim(now)
 
-    def _admit(self, entry: _Entry) -> None:
-        self._entries[entry.key] = entry
-        self.used += entry.size
-        entry.resident = self._ghosts.pop(hash(entry.key), self) is None
-        if entry.resident:
+    def _trim(self, now: float) -> None:
+        while self.used > self.capacity:
+            self._expel(now)
+
+    def _admit(self, key: bytes, entry: Entry, size: int) -> None:
+        self._entries[key] = entry
+        self.used += size
+        if self._ghosts.pop(hash(key), self) is None:
+            entry.resident = True
             self._main.append(entry)
         else:
             self._small.append(entry)
-            self._small_bytes += entry.size
+            self._small_bytes += size
 
-    def _renew(self, entry: _Entry, data: Data, size: int) -> None:
+    def _renew(self, entry: Entry, data: Data, size: int) -> None:
+        if entry.shortcut is not None:
+            self._cut(entry.shortcut)
+            entry.shortcut = None
         self.used += size - entry.size
         if not entry.resident:
             self._small_bytes += size - entry.size
         entry.size = size
         entry.data = data
 
-    def _forget(self, entry: _Entry) -> None:
+    def _cut(self, shortcut: tuple[dict[bytes, Any], bytes]) -> None:
+        # It holds what the entry held when it was laid.
+        table, short = shortcut
+        table.pop(short, None)
+
+    def _forget(self, entry: Entry) -> None:
         del self._entries[entry.key]
+        if entry.shortcut is not None:
+            self._cut(entry.shortcut)
+        self.larger.expelled(entry.key, entry.size)
         self.used -= entry.size
         self.evictions += 1
 

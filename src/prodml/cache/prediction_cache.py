@@ -4,13 +4,14 @@ import hashlib
 import math
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 from threading import Lock
-from typing import Any, final
+from typing import Any, cast, final
+from weakref import WeakKeyDictionary
 
 from prodml._call import Guard, Steps, arun, run
-from prodml.cache.arguments import NO_EXTRA, function_id
+from prodml.cache.arguments import Arguments
 from prodml.cache.backoff import Backoff
 from prodml.cache.codecs import Codec, CustomCodec, ValueCodec, class_name
 from prodml.cache.disk import DiskTier
@@ -19,12 +20,14 @@ from prodml.cache.failures import Failures
 from prodml.cache.freshness import Freshness
 from prodml.cache.keys import Namer
 from prodml.cache.memory import Memory, size_of
+from prodml.cache.operations import NO_ARGUMENTS, Entries, Function, OperationSteps
+from prodml.cache.rounding import Rounding, RoundingAudit
 from prodml.cache.sealing import Sealer
 from prodml.cache.single_flight import SingleFlight
 from prodml.cache.stats import CacheStats, Counts, Explanation
-from prodml.cache.steps import CacheSteps
 from prodml.cache.tier import StoreTier
-from prodml.cache.typed import kept_by
+from prodml.cache.trace import Bypass, Trace, Watch
+from prodml.cache.worth import Warmed
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, Stream
@@ -35,7 +38,7 @@ __all__ = ["PredictionCache"]
 
 @final
 @dataclass(slots=True, eq=False)
-class PredictionCache(CacheSteps):
+class PredictionCache(OperationSteps):
     """Keeps predictions by model version and canonical features.
 
     An entry's key holds the namespace, the function, the version and every argument, so no
@@ -138,12 +141,18 @@ class PredictionCache(CacheSteps):
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
     events: Stream = field(default=EVENTS, repr=False)
     name: str = "prediction-cache"
+    _audits: dict[str, RoundingAudit] = field(
+        default_factory=dict[str, RoundingAudit], init=False, repr=False
+    )
     _codec: Codec = field(init=False, repr=False)
     _counts: Counts = field(default_factory=Counts, init=False, repr=False)
     _epochs: dict[bytes, Any] = field(default_factory=dict[bytes, Any], init=False, repr=False)
     _failures: Failures = field(default_factory=Failures, init=False, repr=False)
     _flights: SingleFlight = field(init=False, repr=False)
     _fresh: Freshness = field(init=False, repr=False)
+    _functions: WeakKeyDictionary[Callable[..., Any], tuple[Arguments, Rounding | None]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False
+    )
     _heads: dict[Any, Any] = field(default_factory=dict[Any, Any], init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
     _memory: Memory = field(init=False, repr=False)
@@ -155,6 +164,7 @@ class PredictionCache(CacheSteps):
     _sealer: Sealer = field(init=False, repr=False)
     _secret: bytes = field(init=False, repr=False)
     _tier: StoreTier | None = field(default=None, init=False, repr=False)
+    _blocks: Watch = field(default_factory=Watch, init=False, repr=False)
 
     def __post_init__(self, secret: bytes | str | None) -> None:
         if self.ttl is not None and not self.ttl > 0:
@@ -202,15 +212,18 @@ class PredictionCache(CacheSteps):
         version: Any,
         default: Any = MISS,
         *,
-        function: str | Callable[..., Any] = "",
+        function: Function = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
     ) -> Any:
         """Prediction kept for ``features`` and ``version``, or ``default``.
 
         None and every falsy value are predictions like others: compare with
         :data:`~prodml.types.MISS`.  Entries of a decorated function are found by passing it
-        as ``function``.
+        as ``function``, and those of calls with other arguments than its usual ones by passing
+        these, by name, as ``arguments``.
         """
-        return run(self._get_steps(features, version, default, function), self.clock)
+        entries = self.entries_of(function, arguments, version)
+        return run(self._get_steps(features, version, default, entries), self.clock)
 
     def aget(
         self,
@@ -218,10 +231,12 @@ class PredictionCache(CacheSteps):
         version: Any,
         default: Any = MISS,
         *,
-        function: str | Callable[..., Any] = "",
+        function: Function = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
     ) -> Awaitable[Any]:
         """:meth:`get`, awaited."""
-        return arun(self._get_steps(features, version, default, function), self.clock)
+        entries = self.entries_of(function, arguments, version)
+        return arun(self._get_steps(features, version, default, entries), self.clock)
 
     def set(
         self,
@@ -229,10 +244,12 @@ class PredictionCache(CacheSteps):
         version: Any,
         value: Any,
         *,
-        function: str | Callable[..., Any] = "",
+        function: Function = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
     ) -> bool:
         """Keep ``value``; return whether it can be kept at all."""
-        return bool(run(self._set_steps(features, version, value, function), self.clock))
+        entries = self.entries_of(function, arguments, version)
+        return bool(run(self._set_steps(features, version, value, entries), self.clock))
 
     def aset(
         self,
@@ -240,10 +257,12 @@ class PredictionCache(CacheSteps):
         version: Any,
         value: Any,
         *,
-        function: str | Callable[..., Any] = "",
+        function: Function = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
     ) -> Awaitable[bool]:
         """:meth:`set`, awaited."""
-        return arun(self._set_steps(features, version, value, function), self.clock)
+        entries = self.entries_of(function, arguments, version)
+        return arun(self._set_steps(features, version, value, entries), self.clock)
 
     def drop(self, version: Any) -> bool:
         """Forget every prediction of ``version``: here at once, everywhere within a second.
@@ -274,6 +293,7 @@ class PredictionCache(CacheSteps):
         numbers = {name: getattr(counts, name) for name in Counts.__slots__}
         return CacheStats(
             **numbers,
+            rounding={function: audit.error for function, audit in list(self._audits.items())},
             evictions=memory.evictions,
             entries=len(memory),
             bytes=memory.used,
@@ -281,35 +301,120 @@ class PredictionCache(CacheSteps):
         )
 
     def explain(
-        self, features: Any, version: Any, *, function: str | Callable[..., Any] = ""
+        self,
+        features: Any,
+        version: Any,
+        *,
+        function: Function = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
     ) -> Explanation:
-        """Key of a row and why it is, or is not, answered from memory; asks no store."""
-        name = function_id(function)
-        try:
-            canonical = self._namer.name(features)
-            head = self._head(name, version)
-            place = head.prefix + NO_EXTRA + self._body(features)
-        except Exception as error:
-            # As in a look-up: whatever reading a stranger's object raises.
-            return Explanation(cacheable=False, reason=str(error) or type(error).__name__)
-        now = self._now()
-        found = self._memory.find(place, now)
-        life = found[4] if found else None
-        left = None if life is None else life.created + life.ttl - now
-        reason = "never computed here, expelled, expired or dropped"
-        if left is not None:
-            reason = "kept" if left > 0 else "its time is over, but it may stand in"
-        return Explanation(
-            cacheable=True,
-            reason=reason,
-            key=self._name(place),
-            canonical=canonical,
-            function=name,
-            version=version,
-            tier="memory" if found else "",
-            age=None if life is None else life.age(now),
-            expires_in=None if left is None or left == math.inf else left,
+        """Key and canonical form of a row, and why it is, or is not, answered from the cache.
+
+        Looks into the memory and, if that has nothing, into the store; counts no hit or miss.
+        ``function`` and ``arguments`` are those of :meth:`get`.
+        """
+        steps = self._explain_steps(features, version, function, arguments)
+        return cast("Explanation", run(steps, self.clock))
+
+    def aexplain(
+        self,
+        features: Any,
+        version: Any,
+        *,
+        function: Function = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
+    ) -> Awaitable[Explanation]:
+        """:meth:`explain`, awaited."""
+        return arun(self._explain_steps(features, version, function, arguments), self.clock)
+
+    def warm(
+        self,
+        rows: Iterable[Any],
+        version: Any,
+        compute: Callable[[Any], Any],
+        *,
+        function: Function = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
+        batch: int | None = None,
+    ) -> Warmed:
+        """Compute and keep what is not there yet, before traffic asks for it.
+
+        For a version that is about to get its first requests: a canary, a promoted model.
+
+        Parameters
+        ----------
+        rows
+            Features, those asked for most often first.
+        version, function, arguments
+            Whose entries they become, as in :meth:`get`.
+        compute
+            The version's model: a function of one row, or with ``batch`` of a list of rows.
+        batch
+            Rows that are computed in one call; None for one by one.
+
+        Returns
+        -------
+        Warmed
+            What was done; rows that fail are counted and do not stop the others.
+
+        Examples
+        --------
+        >>> from prodml.cache import cached_prediction
+        >>> cache = PredictionCache()
+        >>> @cached_prediction(cache)
+        ... def score(features, model_version):
+        ...     raise AssertionError("it is all there")
+        >>> rows = [{"age": 41}, {"age": 7}]
+        >>> cache.warm(rows, "v2", lambda row: row["age"] / 100, function=score).computed
+        2
+        >>> score({"age": 7}, "v2")
+        0.07
+        """
+        entries = self.entries_of(function, arguments, version)
+        return cast(
+            "Warmed", run(self._warm_steps(rows, version, compute, entries, batch), self.clock)
         )
+
+    def awarm(
+        self,
+        rows: Iterable[Any],
+        version: Any,
+        compute: Callable[[Any], Any],
+        *,
+        function: Function = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
+        batch: int | None = None,
+    ) -> Awaitable[Warmed]:
+        """:meth:`warm`, awaited; ``compute`` may be asynchronous."""
+        entries = self.entries_of(function, arguments, version)
+        return arun(self._warm_steps(rows, version, compute, entries, batch), self.clock)
+
+    def trace(self, size: int = 1000) -> Trace:
+        """Block that hears where the answers given in its context come from.
+
+        Parameters
+        ----------
+        size
+            Answers that are kept; the oldest make room.
+        """
+        return Trace(self._blocks, size)
+
+    def bypass(self, *, keep: bool = False) -> Bypass:
+        """Block in whose context decorated functions and services compute, whatever is kept.
+
+        For a replay, a shadow or a comparison of models, in which no old answer may pass for a
+        new one.  With ``keep`` what is computed replaces what is kept: a refresh.  :meth:`get`
+        and :meth:`set` do what they always do.
+
+        Examples
+        --------
+        >>> cache = PredictionCache()
+        >>> _ = cache.set({"age": 41}, "v1", 0.5, function="score")
+        >>> with cache.bypass():
+        ...     cache.recall({"age": 41}, "v1", function="score")
+        (None, None)
+        """
+        return Bypass(self._blocks, keep=keep)
 
     def close(self) -> None:
         """Let go of the store's connections; the next use opens new ones."""
@@ -326,11 +431,13 @@ class PredictionCache(CacheSteps):
 
         return arun(steps(), self.clock)
 
-    def _get_steps(
-        self, features: Any, version: Any, default: Any, function: str | Callable[..., Any]
-    ) -> Steps:
+    def _get_steps(self, features: Any, version: Any, default: Any, entries: Entries) -> Steps:
         value, key = self.lookup(
-            features, version, function=function_id(function), answer=kept_by(function)
+            entries.shown(features),
+            version,
+            function=entries.name,
+            extra=entries.extra,
+            answer=entries.answer,
         )
         if value is MISS and key is not None:
             answers, _ = yield from self._fetch([key])
@@ -342,16 +449,13 @@ class PredictionCache(CacheSteps):
                 value = found.value
         return (default if value is MISS else value), None
 
-    def _set_steps(
-        self, features: Any, version: Any, value: Any, function: str | Callable[..., Any]
-    ) -> Steps:
-        answer = kept_by(function)
-        key = self._key(function_id(function), version, NO_EXTRA, self._named(features), answer)
-        body = self._encoded(value, answer)
+    def _set_steps(self, features: Any, version: Any, value: Any, entries: Entries) -> Steps:
+        name, body = self._named(entries.shown(features)), self._encoded(value, entries.answer)
+        key = self._key(entries.name, version, entries.extra, name, entries.answer)
         if key is None or body is None:
             return False, None
         yield from self._refresh(key.epoch)
-        yield from self._keep([(key, value, body)], 0.0)
+        yield from self._keep([(self._preimage(key), value, body)], 0.0)
         return True, None
 
 

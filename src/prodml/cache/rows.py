@@ -4,15 +4,17 @@ What :class:`~prodml.cache.steps.CacheSteps` does for one key, done here for hun
 """
 # ruff: noqa: SLF001 - files of one room may know each other's private names
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from prodml._call import Steps
 from prodml.cache.codecs import atomic
-from prodml.cache.entry import EXPIRED, Entry, Kind
+from prodml.cache.entry import Entry, Kind
 from prodml.cache.epochs import Head, _short
 from prodml.cache.freshness import Life
+from prodml.cache.memory import Data
 from prodml.cache.steps import CacheSteps
+from prodml.cache.tiers import Answer
 from prodml.cache.typed import AnswerType
 from prodml.errors import CorruptRecord
 from prodml.types import MISS
@@ -20,6 +22,7 @@ from prodml.types import MISS
 __all__ = ["Found", "Rows"]
 
 _FOREVER: Final = float("inf")
+_NO_TIMES: Final[tuple[float, ...]] = ()
 
 
 class Found:
@@ -31,7 +34,7 @@ class Found:
     0.5
     """
 
-    __slots__: tuple[str, ...] = ("body", "life", "shared", "value")
+    __slots__: tuple[str, ...] = ("body", "life", "shared", "tier", "value")
 
     def __init__(
         self, value: Any, body: bytes | None, life: Life | None = None, *, shared: bool = True
@@ -41,6 +44,11 @@ class Found:
         self.body: bytes | None = body
         self.life: Life | None = life
         self.shared: bool = shared
+        self.tier: str = "store" if life is not None else "memory"
+
+    def answer(self) -> Answer:
+        """It, for somebody who has waited for it."""
+        return Answer(self.value, body=self.body, life=self.life, shared=self.shared)
 
 
 class Rows:
@@ -68,8 +76,8 @@ class Rows:
     """
 
     __slots__: tuple[str, ...] = (
-        *("_answer", "_cache", "_function", "_head", "_last", "_names"),
-        *("_prefix", "_tails", "_version", "named"),
+        *("_answer", "_bodies", "_cache", "_extra", "_function", "_head", "_last"),
+        *("_name", "_names", "_version", "lives", "named", "places"),
     )
 
     def __init__(
@@ -88,14 +96,19 @@ class Rows:
         self._version: Any = version
         self._last: int = len(bodies) - 1
         self._head: Head | None = None
-        self._prefix: bytes = b""
+        self._name: Callable[[bytes], str] = cache._name
         self._names: dict[int, str] = {}
-        self._tails: list[bytes | None] = [
-            None if body is None else extra + _short(body) for body in bodies
+        # The times of those found, for whoever watches.
+        self.lives: dict[int, Life] = {}
+        # Where the rows are kept; None for those without a name.
+        self.places: list[bytes | None] = [None] * len(bodies)
+        self._extra: bytes = extra
+        self._bodies: list[bytes | None] = [
+            None if body is None else _short(body) for body in bodies
         ]
         # Whether the version has a name; without one no row has any.
         self.named: bool = self._look()
-        unnamed = self._tails[:-1].count(None) if self.named else self._last
+        unnamed = self._bodies[:-1].count(None) if self.named else self._last
         cache._counts.uncacheable += unnamed
 
     def settle(self) -> Steps:
@@ -105,39 +118,36 @@ class Rows:
             self._look()
         return None, None
 
-    def place(self, at: int) -> bytes | None:
-        """Where the row is kept; None if it has no name."""
-        tail = self._tails[at]
-        return None if tail is None or not self.named else self._prefix + tail
-
     def recall(self, wanted: Iterable[int]) -> dict[int, Any]:
         """Those ``wanted`` that memory has."""
-        cache, head = self._cache, self._head
+        cache, head, watched = self._cache, self._head, self._cache.watched
         now, found = cache._now(), dict[int, Any]()
         if head is None or not cache._memory.capacity or now >= head.epoch.until:
             return found
-        find, prefix, tails = cache._memory.find, self._prefix, self._tails
+        find, places, answer = cache._memory.find, self.places, self._answer
         for at in wanted:
-            tail = tails[at]
-            data = None if tail is None else find(prefix + tail, now)
+            place = places[at]
+            data = None if place is None else find(place, now)
             if data is None or (now >= data[3] and cache._is_due(data[4], now, early=False)):
                 continue
-            value = cache._held(data, self._answer_of(at))
+            value = data[0] if answer is None and not data[1] else self._held(at, data)
             if value is MISS:
                 cache._counts.corrupt += 1
             else:
                 found[at] = value
+                if watched:
+                    self.lives[at] = data[4]
         cache._counts.memory_hits += len(found) - (self._last in found)
         return found
 
     def fetch(self, wanted: Iterable[int]) -> Steps:
         """Steps to the :class:`Found` ones of those ``wanted``, by number; one round trip."""
-        cache = self._cache
+        cache, places = self._cache, self.places
         found = {at: self._found(value) for at, value in self.recall(wanted).items()}
-        absent = [at for at in wanted if at not in found and self._tails[at] is not None]
-        if cache._tier is None or not self.named or not absent:
+        absent = [at for at in wanted if at not in found and places[at] is not None]
+        if cache._tier is None or not absent:
             return found, None
-        names = self._call(absent)
+        names = self._called(absent)
         envelopes, _ = yield from cache._tier.read(names)
         opened = self._opened(absent, names, envelopes)
         cache._counts.store_hits += len(opened) - (self._last in opened)
@@ -149,30 +159,45 @@ class Rows:
         They are kept under the epoch that was known before they were computed: if the
         version has been dropped since, nobody finds them.
         """
-        cache, ttl = self._cache, self._cache._lifetime()
+        cache, ttl, places = self._cache, self._cache._lifetime(), self.places
         life = Life(cache._now(), ttl, cost, cache.clock.time())
-        bodies: dict[int, bytes | None] = {}
-        envelopes: dict[str, bytes] = {}
-        entry = Entry(b"", life.stamp, ttl, cost)
-        tails, seal, shared = self._tails, cache._sealer.seal, cache._tier is not None
-        if shared:
-            self._call(at for at in values if at not in self._names)
-        for at, value in values.items():
-            tail, plain = tails[at], atomic(type(value))
-            named = tail is not None and self.named
-            body = cache._encoded(value, self._answer_of(at)) if named else None
-            bodies[at] = None if plain else body
-            if tail is None or body is None:
-                continue
-            if cache._memory.capacity:
-                cache._remember(self._prefix + tail, value, body, life)
-            if shared:
-                name, entry.body = self._names[at], body
-                envelopes[name] = seal(name, entry)
-        if cache._tier is not None and envelopes:
+        encoded = cache._encoded
+        bodies = {
+            at: None if places[at] is None else encoded(value, self._answer_of(at))
+            for at, value in values.items()
+        }
+        kept = {at: body for at, body in bodies.items() if body is not None}
+        cache._counts.computed += len(kept)
+        cache._counts.compute_seconds += cost * len(kept)
+        self._remember(values, kept, life)
+        if cache._tier is not None and kept:
+            named = dict(zip(self._called(kept), kept.values(), strict=True))
+            envelopes = cache._sealer.seal_many(named, Entry(b"", life.stamp, ttl, cost))
             ends = None if ttl == _FOREVER else ttl + cache._fresh.grace
             yield from cache._tier.write(envelopes, ends)
-        return bodies, None
+        # Of what cannot change all may have the same object.
+        return {at: None if atomic(type(values[at])) else bodies[at] for at in values}, None
+
+    def _remember(self, values: Mapping[int, Any], bodies: Mapping[int, bytes], life: Life) -> None:
+        """Keep rows that were computed together in memory."""
+        cache, places, grace = self._cache, self.places, self._cache._fresh.grace
+        now, ends = cache._now(), life.created + life.ttl + grace
+        if ends <= now or not cache._memory.capacity:
+            return
+        calm, put = cache._fresh.calm(life.created, life.ttl, life.cost), cache._memory.put
+        for at, body in bodies.items():
+            value, place = values[at], places[at] or b""
+            plain = atomic(type(value))
+            kept = put(
+                place,
+                value if plain else body,
+                encoded=not plain,
+                now=now,
+                expires=ends,
+                calm=calm,
+                life=life,
+            )
+            cache._counts.unstorable += not kept
 
     def copied(self, at: int, value: Any, body: bytes | None) -> Any:
         """What another gets of a row's value; MISS if it is none of this function."""
@@ -185,19 +210,24 @@ class Rows:
             # No version, or an object of anyone's making that raises when read.
             return False
         if head is not self._head:
-            self._head, self._prefix = head, head.prefix
+            front = head.prefix + self._extra
+            self._head, self._name = head, self._cache._names(front)
+            self.places = [None if body is None else front + body for body in self._bodies]
             self._names.clear()
         return True
 
-    def _call(self, wanted: Iterable[int]) -> list[str]:
+    def _called(self, wanted: Iterable[int]) -> list[str]:
         """Names of those ``wanted`` in a shared store; they are not made twice."""
-        prefix, tails, name_of = self._prefix, self._tails, self._cache._name
-        names = {at: name_of(prefix + (tails[at] or b"")) for at in wanted}
-        self._names.update(names)
-        return list(names.values())
+        names, bodies = self._names, self._bodies
+        new = [at for at in wanted if at not in names]
+        names.update(zip(new, map(self._name, [bodies[at] or b"" for at in new]), strict=True))
+        return [names[at] for at in wanted]
 
     def _answer_of(self, at: int) -> AnswerType | None:
         return None if at == self._last else self._answer
+
+    def _held(self, at: int, data: Data) -> Any:
+        return self._cache._held(data, self._answer_of(at))
 
     def _found(self, value: Any) -> Found:
         plain = atomic(type(value))
@@ -207,25 +237,36 @@ class Rows:
     def _opened(
         self, wanted: Sequence[int], names: Sequence[str], envelopes: Sequence[Any]
     ) -> dict[int, Found]:
-        cache = self._cache
+        cache, places, found = self._cache, self.places, dict[int, Found]()
         wall, now, grace = cache.clock.time(), cache._now(), cache._fresh.grace
         longest = _FOREVER if cache.ttl is None else cache.ttl
-        unseal, decoded = cache._sealer.unseal, cache._decoded
-        found: dict[int, Found] = {}
+        opened, kept = cache._sealer.opened, cache._memory.capacity
+        decoded, own = self._decoder(), cache._codec.decode
+        life, before = Life(now), _NO_TIMES
         for at, name, envelope in zip(wanted, names, envelopes, strict=True):
             if envelope is None:
                 continue
             try:
-                entry = unseal(name, envelope, wall, grace, longest)
-                if entry is EXPIRED or entry.kind is not Kind.VALUE:
+                body, times, kind = opened(name, envelope, wall, longest)
+                created, ttl, cost = times
+                if wall >= created + ttl + grace or kind is not Kind.VALUE:
                     continue
-                value = decoded(entry.body, self._answer_of(at))
+                value = decoded(body) if at != self._last else own(body)
             except CorruptRecord:
                 cache._counts.corrupt += 1
                 continue
-            life = Life(now - entry.age(wall), entry.ttl, entry.cost, entry.created)
-            if cache._memory.capacity:
-                cache._remember(self.place(at) or b"", value, entry.body, life)
-            if now < life.created + life.ttl:
-                found[at] = Found(value, None if atomic(type(value)) else entry.body, life)
+            if times != before:
+                # Rows that were computed together have one life.
+                before, life = times, Life(now - max(0.0, wall - created), ttl, cost, created)
+            if kept:
+                cache._remember(places[at] or b"", value, body, life)
+            if now < life.created + ttl:
+                found[at] = Found(value, None if atomic(type(value)) else body, life)
+                self.lives[at] = life
         return found
+
+    def _decoder(self) -> Callable[[bytes], Any]:
+        answer, codec = self._answer, self._cache._codec
+        if answer is None:
+            return codec.decode
+        return answer.decoder(None if self._cache.codec is None else codec)

@@ -13,17 +13,17 @@ mode is the reader's configuration: an envelope cannot choose how it is checked.
 """
 
 import hashlib
-import hmac
 import math
 import os
 import struct
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from hmac import compare_digest
+from typing import Any, Final, Protocol, TypeAlias
 
 from prodml.cache.entry import EXPIRED, Entry, Expired, Kind
 from prodml.errors import BadConfiguration, CorruptRecord
 
-__all__ = ["SKEW", "Sealer"]
+__all__ = ["SKEW", "Content", "Sealer"]
 
 SKEW: Final = 3600.0
 """Seconds by which the writer's clock may be ahead of the reader's, at most the entry's ttl."""
@@ -32,19 +32,23 @@ _FORMAT: Final = 2
 _HEADER: Final = struct.Struct(">dddB")
 _LENGTH: Final = struct.Struct(">I")
 _KINDS: Final = tuple(Kind)
+_NEVER: Final = math.inf
+
+Content: TypeAlias = tuple[bytes, tuple[float, float, float], Kind]
+"""Body; when it was computed, its ttl and what computing cost; its kind."""
 
 
 class _Mode(Protocol):
-    """One way to protect a body; ``bound`` is what it is tied to."""
+    """One way to protect a body, and to tie it to its header and name."""
 
     code: int
     stamp: int
 
-    def close(self, bound: bytes, body: bytes) -> tuple[bytes, bytes]:
+    def close(self, header: bytes, name: str, body: bytes) -> tuple[bytes, bytes]:
         """Stamp and protected body."""
         ...
 
-    def open(self, bound: bytes, stamp: bytes, body: bytes) -> bytes | None:
+    def open(self, header: bytes, name: str, stamp: bytes, body: bytes) -> bytes | None:
         """Body, or None if it is not what was closed."""
         ...
 
@@ -55,21 +59,26 @@ class _Tagged:
     code: int = 1
     stamp: int = 16
 
-    def __init__(self, secret: bytes) -> None:
-        self._key: bytes = secret
+    def __init__(self, secret: bytes, codec: bytes) -> None:
+        # A copy of one that has the secret costs half of what a new one does.
+        self._keyed: Any = hashlib.blake2b(digest_size=16, key=secret, person=b"prodml-value2")
+        self._front: bytes = bytes([_FORMAT, self.code])
+        self._codec: bytes = codec
+        self._bare: int = len(self._front) + _HEADER.size + len(codec)
 
-    def close(self, bound: bytes, body: bytes) -> tuple[bytes, bytes]:
-        return self._tag(bound, body), body
+    def close(self, header: bytes, name: str, body: bytes) -> tuple[bytes, bytes]:
+        return self._tag(header, name, body), body
 
-    def open(self, bound: bytes, stamp: bytes, body: bytes) -> bytes | None:
-        return body if hmac.compare_digest(stamp, self._tag(bound, body)) else None
+    def open(self, header: bytes, name: str, stamp: bytes, body: bytes) -> bytes | None:
+        return body if compare_digest(stamp, self._tag(header, name, body)) else None
 
-    def _tag(self, bound: bytes, body: bytes) -> bytes:
-        keyed = hashlib.blake2b(digest_size=16, key=self._key, person=b"prodml-value2")
-        keyed.update(_LENGTH.pack(len(bound)))
-        keyed.update(bound)
-        keyed.update(body)
-        return keyed.digest()
+    def _tag(self, header: bytes, name: str, body: bytes) -> bytes:
+        keyed, named = self._keyed.copy(), name.encode()
+        # How long that is which stands before the body, so that none can pass for the other.
+        size = _LENGTH.pack(self._bare + len(named))
+        keyed.update(b"".join((size, self._front, header, self._codec, named, body)))
+        tag: bytes = keyed.digest()
+        return tag
 
 
 class _AesGcm:
@@ -81,21 +90,27 @@ class _AesGcm:
     code: int = 2
     stamp: int = 12
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, codec: bytes) -> None:
         key = hashlib.blake2b(digest_size=32, key=secret, person=b"prodml-aes-gcm").digest()
         self._cipher: Any
         self._cipher, self._wrong = _aes_gcm(key)
+        self._front: bytes = bytes([_FORMAT, self.code])
+        self._codec: bytes = codec
 
-    def close(self, bound: bytes, body: bytes) -> tuple[bytes, bytes]:
+    def close(self, header: bytes, name: str, body: bytes) -> tuple[bytes, bytes]:
         nonce = os.urandom(12)
-        return nonce, self._cipher.encrypt(nonce, body, bound)
+        return nonce, self._cipher.encrypt(nonce, body, self._bound(header, name))
 
-    def open(self, bound: bytes, stamp: bytes, body: bytes) -> bytes | None:
+    def open(self, header: bytes, name: str, stamp: bytes, body: bytes) -> bytes | None:
         try:
-            plain: bytes = self._cipher.decrypt(stamp, body, bound)
+            plain: bytes = self._cipher.decrypt(stamp, body, self._bound(header, name))
         except (self._wrong, ValueError, OverflowError):
             return None
         return plain
+
+    def _bound(self, header: bytes, name: str) -> bytes:
+        # All parts but the last have a length that is known, so none can pass for another.
+        return b"".join((self._front, header, self._codec, name.encode()))
 
 
 def _aes_gcm(key: bytes) -> tuple[Any, type[Exception]]:
@@ -110,7 +125,10 @@ def _aes_gcm(key: bytes) -> tuple[Any, type[Exception]]:
     return AESGCM(key), InvalidTag
 
 
-_MODES: Final[dict[str | None, Callable[[bytes], _Mode]]] = {None: _Tagged, "aes-gcm": _AesGcm}
+_MODES: Final[dict[str | None, Callable[[bytes, bytes], _Mode]]] = {
+    None: _Tagged,
+    "aes-gcm": _AesGcm,
+}
 
 
 class Sealer:
@@ -146,25 +164,36 @@ class Sealer:
     prodml.errors.CorruptRecord: corrupt record at another: the tag does not match
     """
 
-    __slots__: tuple[str, ...] = ("_codec", "_front", "_mode", "_start")
+    __slots__: tuple[str, ...] = ("_body", "_front", "_front_of", "_mode", "_start")
 
     def __init__(self, secret: bytes, encryption: str | None = None, codec: str = "") -> None:
         if encryption not in _MODES:
             known = ", ".join(repr(name) for name in _MODES)
             raise BadConfiguration(f"encryption={encryption!r} is not known; use one of {known}")
-        self._mode: _Mode = _MODES[encryption](secret)
+        text = codec.encode()
+        self._mode: _Mode = _MODES[encryption](secret, _LENGTH.pack(len(text)) + text)
         self._front: bytes = bytes([_FORMAT, self._mode.code])
         self._start: int = len(self._front) + self._mode.stamp
-        text = codec.encode()
-        self._codec: bytes = _LENGTH.pack(len(text)) + text
+        self._body: int = self._start + _HEADER.size
+        # All that stands before the body, read at once.
+        layout = struct.Struct(f">2s{self._mode.stamp}sdddB")
+        self._front_of: Callable[[bytes], tuple[Any, ...]] = layout.unpack_from
 
     def seal(self, name: str, entry: Entry) -> bytes:
         """Envelope of ``entry`` for ``name``."""
+        return self.seal_many({name: entry.body}, entry)[name]
+
+    def seal_many(self, bodies: Mapping[str, bytes], entry: Entry) -> dict[str, bytes]:
+        """Envelopes of entries that differ from ``entry`` in name and body only."""
         # Zero stands for no end: infinity is never taken from a store.
         ttl = 0.0 if entry.ttl == math.inf else entry.ttl
         header = _HEADER.pack(entry.created, ttl, entry.cost, entry.kind.value)
-        stamp, body = self._mode.close(self._bound(name, header), entry.body)
-        return b"".join((self._front, stamp, header, body))
+        front, close = self._front, self._mode.close
+        envelopes: dict[str, bytes] = {}
+        for name, plain in bodies.items():
+            stamp, body = close(header, name, plain)
+            envelopes[name] = b"".join((front, stamp, header, body))
+        return envelopes
 
     def unseal(
         self,
@@ -194,31 +223,38 @@ class Sealer:
             cannot be: not finite, or made later than ``now`` plus its ttl (at most
             :data:`SKEW`, for clocks that disagree).
         """
+        body, times, kind = self.opened(name, envelope, now, longest)
+        created, ttl, cost = times
+        if now >= created + ttl + grace:
+            return EXPIRED
+        return Entry(body, created, ttl, cost, kind)
+
+    def opened(self, name: str, envelope: Any, now: float, longest: float) -> Content:
+        """What the entry at ``name`` is made of, whether its time is over or not.
+
+        Raises
+        ------
+        CorruptRecord
+            As :meth:`unseal`.
+        """
         if not isinstance(envelope, bytes):
             raise CorruptRecord(name, f"a {type(envelope).__name__} instead of bytes")
-        if len(envelope) < self._start + _HEADER.size or not envelope.startswith(self._front):
+        begin = self._body
+        if len(envelope) < begin:
             raise CorruptRecord(name, "not an envelope of this format and mode")
-        begin = self._start + _HEADER.size
+        front, stamp, created, ttl, cost, kind = self._front_of(envelope)
+        if front != self._front:
+            raise CorruptRecord(name, "not an envelope of this format and mode")
         header = envelope[self._start : begin]
-        stamp = envelope[len(self._front) : self._start]
-        body = self._mode.open(self._bound(name, header), stamp, envelope[begin:])
+        body = self._mode.open(header, name, stamp, envelope[begin:])
         if body is None:
             raise CorruptRecord(name, "the tag does not match")
-        entry = _checked(name, body, header, now, longest)
-        return EXPIRED if now >= entry.created + entry.ttl + grace else entry
-
-    def _bound(self, name: str, header: bytes) -> bytes:
-        # All parts but the last have a length that is known, so none can pass for another.
-        return b"".join((self._front, header, self._codec, name.encode()))
-
-
-def _checked(name: str, body: bytes, header: bytes, now: float, longest: float) -> Entry:
-    created, ttl, cost, kind = _HEADER.unpack(header)
-    if not (math.isfinite(created) and 0 <= ttl < math.inf and 0 <= cost < math.inf):
-        raise CorruptRecord(name, "its times are not finite")
-    if kind >= len(_KINDS):
-        raise CorruptRecord(name, f"an entry of unknown kind {kind}")
-    ttl = min(ttl or math.inf, longest)
-    if created > now + min(ttl, SKEW):
-        raise CorruptRecord(name, "it was made in the future")
-    return Entry(body, created, ttl, cost, _KINDS[kind])
+        if not (-_NEVER < created < _NEVER and 0.0 <= ttl < _NEVER and 0.0 <= cost < _NEVER):
+            raise CorruptRecord(name, "its times are not finite")
+        if kind >= len(_KINDS):
+            raise CorruptRecord(name, f"an entry of unknown kind {kind}")
+        if not 0.0 < ttl < longest:
+            ttl = longest
+        if created > now and created > now + min(ttl, SKEW):
+            raise CorruptRecord(name, "it was made in the future")
+        return body, (created, ttl, cost), _KINDS[kind]

@@ -54,6 +54,10 @@ class _Flight(Future["Outcome | _Word"]):
             raise _WouldBlock
         return super().result(timeout)
 
+    def seat(self, key: bytes) -> "_Flight":  # noqa: ARG002
+        """What somebody waits for who wants ``key`` of it: one for many keys tells apart."""
+        return self
+
 
 # Flights led in this thread or task, or by whoever started it.
 _LED: ContextVar[tuple[_Flight, ...]] = ContextVar("prodml_led_flights", default=())
@@ -108,7 +112,7 @@ class SingleFlight:
                 return (result, True), error
             if flight in _LED.get():
                 return (ALONE, False), None
-            landed, error = yield Wait(flight, timeout=self._patience())
+            landed, error = yield Wait(flight.seat(key), timeout=self._patience())
             if error is not None:
                 late = isinstance(error, DeadlineExceeded) and expired() is not None
                 return (ALONE, False), (error if late else None)

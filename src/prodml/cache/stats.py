@@ -1,7 +1,10 @@
 """What a cache has done so far, and why it would or would not answer a row."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from prodml.cache.rounding import MeasuredError
 
 __all__ = ["CacheStats", "Counts", "Explanation"]
 
@@ -15,6 +18,7 @@ class Counts:
     coalesced: int = 0
     misses: int = 0
     uncacheable: int = 0
+    bypassed: int = 0
     unstorable: int = 0
     corrupt: int = 0
     store_errors: int = 0
@@ -26,6 +30,12 @@ class Counts:
     renewals: int = 0
     renewal_errors: int = 0
     renewals_skipped: int = 0
+    drops: int = 0
+    computed: int = 0
+    compute_seconds: float = 0.0
+    looks: int = 0
+    look_seconds: float = 0.0
+    store_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +52,8 @@ class CacheStats:
         Rows that had to be computed (or, for ``get``, were not there).
     uncacheable
         Calls that went through because something in them cannot be named.
+    bypassed
+        Calls that computed because a ``bypass()`` said so.
     unstorable
         Answers that were not kept: of a type that cannot be encoded, or too large.
     corrupt
@@ -59,8 +71,18 @@ class CacheStats:
     renewals, renewal_errors, renewals_skipped
         Computations behind the callers' backs: those made, those of them that failed, and
         those not begun because too many were under way.
+    drops
+        Versions that were dropped by this cache.
+    computed, compute_seconds
+        Rows whose answers were computed and kept, and the time that took.
+    looks, look_seconds
+        A sample of the look-ups of single rows, and the time they took.
+    store_seconds
+        Time spent waiting for the store by callers of single rows.
     evictions, entries, bytes, capacity
         The memory tier.
+    rounding
+        How far shared answers are off, by function whose keys are rounded.
 
     Examples
     --------
@@ -77,6 +99,7 @@ class CacheStats:
     coalesced: int
     misses: int
     uncacheable: int
+    bypassed: int
     unstorable: int
     corrupt: int
     store_errors: int
@@ -88,10 +111,17 @@ class CacheStats:
     renewals: int
     renewal_errors: int
     renewals_skipped: int
+    drops: int
+    computed: int
+    compute_seconds: float
+    looks: int
+    look_seconds: float
+    store_seconds: float
     evictions: int
     entries: int
     bytes: int
     capacity: int
+    rounding: Mapping[str, MeasuredError] = field(default_factory=dict[str, MeasuredError])
 
     @property
     def hits(self) -> int:
@@ -105,13 +135,14 @@ class CacheStats:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers by name."""
-        numbers = {field.name: getattr(self, field.name) for field in fields(self)}
+        numbers = {each.name: getattr(self, each.name) for each in fields(self)}
+        numbers["rounding"] = {name: asdict(error) for name, error in self.rounding.items()}
         return numbers | {"hits": self.hits, "hit_ratio": self.hit_ratio}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Why a row is, or is not, answered from memory.
+    """Why a row is, or is not, answered from the cache.
 
     Parameters
     ----------
@@ -126,10 +157,10 @@ class Explanation:
     function, version
         What else is in the key.
     tier
-        ``"memory"``, or empty: stores are not asked.
+        ``"memory"``, ``"store"`` (the shared one or the disk), or empty.
     age, expires_in
-        Seconds since the entry reached this process's memory, and seconds left; None when
-        it is not there or never ends.
+        Seconds since the answer was computed, and seconds left; None when it is not there or
+        never ends.
 
     Examples
     --------
@@ -151,5 +182,5 @@ class Explanation:
     def __str__(self) -> str:
         if not self.cacheable:
             return f"not cacheable: {self.reason}"
-        where = f"in {self.tier}" if self.tier else "not in memory"
+        where = f"in {self.tier}" if self.tier else "not kept"
         return f"{where}: {self.reason}; key {self.key}, features {self.canonical.hex()}"

@@ -6,18 +6,26 @@ a task.  ``cached_prediction`` and ``PredictionService`` are built on these meth
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from prodml._call import Steps
+from prodml._deadline import CURRENT
 from prodml.cache.arguments import NO_EXTRA
+from prodml.cache.entry import Kind
 from prodml.cache.epochs import Key
 from prodml.cache.flights import Compute, FlightSteps
 from prodml.cache.freshness import Life, Verdict
+from prodml.cache.memory import Data
 from prodml.cache.single_flight import ALONE
+from prodml.cache.tier import Direct
 from prodml.cache.tiers import Answer
+from prodml.cache.trace import Bypass, Watch
 from prodml.cache.typed import AnswerType
 from prodml.cache.uncached import Uncached
+from prodml.errors import CorruptRecord
 from prodml.types import MISS
+
+_FOREVER: Final = float("inf")
 
 __all__ = ["CacheSteps", "Key", "Uncached"]
 
@@ -27,17 +35,17 @@ class CacheSteps(FlightSteps):
 
     A flow that computes one answer writes::
 
-        value, key = cache.lookup(features, version)
-        if value is MISS:
-            found, error = yield from cache.complete_steps(key, compute)
-            value, cached = found or (None, False)
+        answer, key = cache.recall(features, version)
+        if answer is None:
+            answer, error = yield from cache.answer_steps(key, compute)
+        ...  # answer.value, answer.tier, answer.age, answer.stale
 
     where ``compute()`` gives the steps to ``(answer, error)``.  A flow for many rows writes::
 
-        values, keys = cache.lookup_many(rows, version)
-        values, _ = yield from cache.fetch_steps(keys, values)
-        ...  # compute those that are MISS
-        yield from cache.store_steps(keys, answers)
+        answers, keys = cache.recall_many(rows, version)
+        answers, _ = yield from cache.fetch_steps(keys, answers)
+        ...  # compute those that are None
+        yield from cache.store_steps(keys, values)
 
     Examples
     --------
@@ -51,6 +59,21 @@ class CacheSteps(FlightSteps):
     """
 
     __slots__: tuple[str, ...] = ()
+
+    _blocks: Watch
+
+    @property
+    def watched(self) -> bool:
+        """Whether a trace or a bypass of this cache holds anywhere: hits go the long way."""
+        return self._blocks.blocks > 0
+
+    def bypassed(self) -> Bypass | None:
+        """The bypass of this cache that holds here, if any."""
+        return self._blocks.bypass()
+
+    def tell(self, function: str, version: Any, answer: Answer | None) -> None:
+        """Tell the traces that hold here of an answer of ``function``."""
+        self._blocks.tell(function, version, answer)
 
     def lookup(
         self,
@@ -77,13 +100,48 @@ class CacheSteps(FlightSteps):
             What answers of ``function`` are: others are neither handed out nor kept.
         """
         try:
-            return self._recall(function, version, extra + self._body(features), answer)
+            value, key, _ = self._recall(function, version, extra + self._body(features), answer)
         except Exception:
             # Features may be objects of anyone's making, and raise anything when read.
             self._counts.uncacheable += 1
             return MISS, None
+        return value, key
 
-    def lookup_many(
+    def recall(
+        self,
+        features: Any,
+        version: Any,
+        *,
+        function: str = "",
+        extra: bytes = NO_EXTRA,
+        answer: AnswerType | None = None,
+    ) -> tuple[Answer | None, Key | None]:
+        """:meth:`lookup` for a flow that wants to know where its answer comes from.
+
+        It obeys a :meth:`bypass` that holds here.
+        """
+        bypass = self.bypassed()
+        if bypass is not None:
+            self._counts.bypassed += 1
+            if not bypass.keep:
+                return None, None
+            key = self._key(function, version, extra, self._named(features), answer)
+            if key is not None:
+                key.renew = True
+            return None, key
+        try:
+            tail = extra + self._body(features)
+            value, key, found = self._recall(function, version, tail, answer)
+        except Exception:
+            # As in lookup.
+            self._counts.uncacheable += 1
+            return None, None
+        if found is None:
+            return None, key
+        life: Life = found[4]
+        return Answer(value, tier="memory", life=life, age=life.age(self._now())), None
+
+    def recall_many(
         self,
         rows: Iterable[Any],
         version: Any,
@@ -91,37 +149,30 @@ class CacheSteps(FlightSteps):
         function: str = "",
         extra: bytes = NO_EXTRA,
         answer: AnswerType | None = None,
-    ) -> tuple[list[Any], list[Key | None]]:
-        """:meth:`lookup` of each row; here a row found in memory has its key, too."""
-        bodies = map(self._named, rows)
-        return self.recall_many(bodies, version, function=function, extra=extra, answer=answer)
+    ) -> tuple[list[Answer | None], list[Key | None]]:
+        """:meth:`recall` of each row."""
+        told = [
+            self.recall(row, version, function=function, extra=extra, answer=answer) for row in rows
+        ]
+        return [found for found, _ in told], [key for _, key in told]
 
-    def recall_many(
-        self,
-        bodies: Iterable[bytes | None],
-        version: Any,
-        *,
-        function: str = "",
-        extra: bytes = NO_EXTRA,
-        answer: AnswerType | None = None,
-    ) -> tuple[list[Any], list[Key | None]]:
-        """:meth:`lookup_many` of rows given by their canonical bytes."""
-        keys = [self._key(function, version, extra, body, answer) for body in bodies]
-        return [self._recall_one(key) for key in keys], keys
+    def fetch_steps(self, keys: Sequence[Key | None], answers: Sequence[Answer | None]) -> Steps:
+        """Steps to ``(answers, None)``: what the tiers hold, None elsewhere; at most two trips.
 
-    def fetch_steps(self, keys: Sequence[Key | None], values: Sequence[Any] = ()) -> Steps:
-        """Steps to ``(values, None)``: what the tiers hold, MISS elsewhere; at most two trips.
-
-        ``values`` are those found before; only the ones that are MISS are asked for.  What
-        is stale is MISS, too: whoever computes many rows may as well compute these.
+        ``answers`` are those found before; only the others are asked for.  What is stale is
+        None, too: whoever computes many rows may as well compute these.
         """
-        found = list(values) or [MISS] * len(keys)
-        wanted = {place: key for place, key in enumerate(keys) if key and found[place] is MISS}
-        answers, _ = yield from self._fetch(list(wanted.values()))
-        for place, answer in zip(wanted, answers, strict=True):
+        found = list(answers)
+        wanted = {
+            place: key
+            for place, key in enumerate(keys)
+            if key is not None and not key.renew and found[place] is None
+        }
+        fetched, _ = yield from self._fetch(list(wanted.values()))
+        for place, answer in zip(wanted, fetched, strict=True):
             if answer is not None and answer.fresh:
                 self._count_hit(answer)
-                found[place] = answer.value
+                found[place] = answer
         return found, None
 
     def store_steps(
@@ -151,8 +202,9 @@ class CacheSteps(FlightSteps):
             body = bodies[at] = self._encoded(value, key.answer)
             if body is not None:
                 items.append((key, value, body))
-        yield from self._refresh_all(key for key, _, _ in items)
-        yield from self._keep(items, cost)
+        yield from self._refresh_all(key for key, _, _ in items if key.place is None)
+        places = [(key.place or self._preimage(key), value, body) for key, value, body in items]
+        yield from self._keep(places, cost)
         return bodies, None
 
     def compute_steps(
@@ -196,6 +248,8 @@ class CacheSteps(FlightSteps):
         if key is None:
             return (yield from self._alone(compute))
         yield from self._refresh(key.epoch)
+        if key.renew:
+            return (yield from self._computed(key, compute))
         if key.due:
             answer, _ = yield from self._at_once(key, behind)
             if answer is not None:
@@ -215,6 +269,53 @@ class CacheSteps(FlightSteps):
             return (yield from self._alone(compute))
         self._counts.coalesced += 1
         return self._told_stale(answer.for_others(value)), None
+
+    def direct(self, key: Key) -> Direct | None:
+        """How to look for ``key`` in the store without steps; None where it takes steps.
+
+        For a :meth:`lookup` that has found nothing: most of what the store holds is found by
+        one look, without a flight.  A request's deadline needs steps, which keep to it.
+        """
+        tier = self._tier
+        if tier is None or key.due or CURRENT.get() is not None:
+            return None
+        return None if self._now() >= key.epoch.until else tier.direct
+
+    def name_of(self, key: Key) -> str:
+        """Name of ``key`` in the store."""
+        return self._name(key.place or self._preimage(key))
+
+    def broken(self, error: Exception) -> None:
+        """Note that a look has failed with ``error``."""
+        if self._tier is not None:
+            self._tier.count(error)
+
+    def seen(self, key: Key, name: str, envelope: Any) -> Any:
+        """What a look at the store has found; MISS for all that takes steps."""
+        now, wall = self._now(), self.clock.time()
+        if envelope is not None:
+            longest = _FOREVER if self.ttl is None else self.ttl
+            try:
+                body, (created, ttl, cost), kind = self._sealer.opened(
+                    name, envelope, wall, longest
+                )
+                age = max(0.0, wall - created)
+                fresh, begun = self._fresh, now - age
+                if kind is Kind.VALUE and age < ttl + fresh.grace:
+                    value = self._decoded(body, key.answer)
+                    if self._memory.capacity:
+                        life = Life(begun, ttl, cost, created)
+                        self._remember(key.place or b"", value, body, life)
+                    if fresh.calm(begun, ttl, cost) <= now:
+                        # It may be time to renew it: the steps decide.
+                        return MISS
+                    self._counts.store_hits += 1
+                    return value
+            except CorruptRecord:
+                self._counts.corrupt += 1
+        # Who computes looks again when it takes the lease.
+        key.absent = envelope is not None or self._leasing() is not None
+        return MISS
 
     def _at_once(self, key: Key, behind: Callable[[], Compute] | None) -> Steps:
         """Steps to the answer in memory, if it may be served while it is renewed."""
@@ -251,28 +352,22 @@ class CacheSteps(FlightSteps):
         version: Any,
         tail: bytes,
         answer: AnswerType | None,
-        *,
-        whole: bool = True,
-    ) -> tuple[Any, Key | None]:
+    ) -> tuple[Any, Key | None, Data | None]:
         head = self._head(function, version)
-        now, due = self._now(), False
+        now, due, place = self._now(), False, None
         if now < head.epoch.until:
-            found = self._memory.find(head.prefix + tail, now)
+            place = head.prefix + tail
+            found = self._memory.find(place, now)
             if found is not None:
                 # Until it is calm no more, nothing has to be decided.
-                due = now >= found[3] and self._is_due(found[4], now, early=whole)
+                due = now >= found[3] and self._is_due(found[4], now, early=True)
                 value = MISS if due else self._held(found, answer)
                 if value is not MISS:
                     self._counts.memory_hits += 1
-                    return value, None
-        return MISS, Key(function, version, head.epoch, tail, answer, due=due)
+                    return value, None, found
+        # An epoch that is out of date says nothing about where the answer belongs.
+        return MISS, Key(function, version, head.epoch, tail, answer, due=due, place=place), None
 
     def _is_due(self, life: Life, now: float, *, early: bool) -> bool:
         verdict = self._judged(life, now)
         return verdict is not Verdict.FRESH and (early or verdict is not Verdict.EARLY)
-
-    def _recall_one(self, key: Key | None) -> Any:
-        if key is None:
-            return MISS
-        found = self._recall(key.function, key.version, key.tail, key.answer, whole=False)
-        return found[0]

@@ -6,16 +6,19 @@ count, never with an error.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
-from prodml._call import CalmGuard, Guard, Invoke, Steps, protect
+from prodml._call import CalmGuard, Guard, Invoke, Steps, WaitingGuard, protect
 from prodml.cache.backoff import Backoff
 from prodml.cache.stats import Counts
 from prodml.clock import SYSTEM_CLOCK
 from prodml.errors import BadConfiguration, CorruptRecord, Rejected, StoreUnavailable
 from prodml.stores import AsyncStore, Store, open_async_store, open_store
 
-__all__ = ["BulkStore", "LeaseStore", "StoreTier"]
+__all__ = ["BulkStore", "Direct", "LeaseStore", "StoreTier"]
+
+Direct: TypeAlias = tuple[Guard[Any], Callable[[str], Any] | None, Callable[[str], Any] | None]
+"""A guard, and how to get one value, in either colour."""
 
 
 @runtime_checkable
@@ -83,6 +86,7 @@ class StoreTier:
         "_async",
         "_bulky",
         "_counts",
+        "_direct",
         "_guard",
         "_peek",
         "_sync",
@@ -97,6 +101,10 @@ class StoreTier:
         self._async: AsyncStore | None = None
         self._sync, self._async = _colours(target)
         stores = [store for store in (self._sync, self._async) if store is not None]
+        self._direct: Direct | None = None
+        if not isinstance(guard, WaitingGuard):
+            ways = getattr(self._sync, "get", None), getattr(self._async, "get", None)
+            self._direct = guard, *ways
         self._bulky: bool = all(isinstance(store, BulkStore) for store in stores)
         # Whether processes can agree on who computes a value.
         self.leases: bool = all(isinstance(store, LeaseStore) for store in stores)
@@ -124,6 +132,20 @@ class StoreTier:
             value, _ = yield from self._ask("get", name)
             values.append(value)
         return values, None
+
+    @property
+    def direct(self) -> Direct | None:
+        """Guard and ways to get one value without steps; None where that is no use."""
+        return None if self._direct is None or self._peek() else self._direct
+
+    def count(self, error: Exception) -> None:
+        """Note how a call of the store has failed."""
+        if isinstance(error, Rejected):
+            self._counts.store_skipped += 1
+        elif isinstance(error, CorruptRecord):
+            self._counts.corrupt += 1
+        else:
+            self._counts.store_errors += 1
 
     def write(self, items: Mapping[str, bytes], ttl: float | None) -> Steps:
         """Steps to ``(whether all was taken, None)``."""
@@ -196,19 +218,11 @@ class StoreTier:
         outcome = yield from protect(self._guard, Invoke(call, args, kwargs, acall=acall))
         error = outcome[1]
         if error is not None:
-            self._count(error)
+            self.count(error)
         if isinstance(error, CorruptRecord):
             # A damaged store is let go of: the next use opens what is there by then.
             yield from self.close()
         return outcome
-
-    def _count(self, error: Exception) -> None:
-        if isinstance(error, Rejected):
-            self._counts.store_skipped += 1
-        elif isinstance(error, CorruptRecord):
-            self._counts.corrupt += 1
-        else:
-            self._counts.store_errors += 1
 
 
 def _peek_of(guard: Guard[Any]) -> Callable[[], bool]:

@@ -129,11 +129,17 @@ class TierSteps(KeySteps):
         found = [
             self._remembered(place, key.answer) for place, key in zip(places, keys, strict=True)
         ]
-        absent = [at for at, answer in enumerate(found) if answer is None or answer.stale]
+        absent: list[int] = []
+        for at, (key, place, answer) in enumerate(zip(keys, places, found, strict=True)):
+            if (answer is None or answer.stale) and not (key.absent and key.place == place):
+                absent.append(at)
+            key.absent, key.place = False, place
         if self._tier is None or not absent:
             return found, None
         names = [self._name(places[at]) for at in absent]
+        began = self._now()
         envelopes, _ = yield from self._tier.read(names)
+        self._counts.store_seconds += self._now() - began
         for at, name, envelope in zip(absent, names, envelopes, strict=True):
             opened = self._opened(name, places[at], envelope, keys[at].answer)
             found[at] = found[at] if opened is None else opened
@@ -209,12 +215,19 @@ class TierSteps(KeySteps):
         self._remember(place, value, entry.body, life)
         return self._answer(value, None if atomic(type(value)) else entry.body, "store", life, now)
 
-    def _keep(self, items: Sequence[tuple[Key, Any, bytes]], cost: float) -> Steps:
-        ttl = self._lifetime()
+    def _keep(self, items: Sequence[tuple[bytes, Any, bytes]], cost: float) -> Steps:
+        """Steps that keep ``(place, value, body)``.
+
+        The places are those of before the computation: if the version has been dropped
+        meanwhile, nobody finds them.
+        """
+        ttl, counts = self._lifetime(), self._counts
         life = Life(self._now(), ttl, cost, self.clock.time())
+        if cost:
+            counts.computed += len(items)
+            counts.compute_seconds += cost * len(items)
         envelopes: dict[str, bytes] = {}
-        for key, value, body in items:
-            place = self._preimage(key)
+        for place, value, body in items:
             self._remember(place, value, body, life)
             if self._tier is not None:
                 name = self._name(place)
@@ -223,6 +236,7 @@ class TierSteps(KeySteps):
         if self._tier is not None and envelopes:
             ends = None if ttl == _FOREVER else ttl + self._fresh.grace
             yield from self._tier.write(envelopes, ends)
+            counts.store_seconds += self._now() - life.created
         return None, None
 
     def _remember(self, place: bytes, value: Any, body: bytes, life: Life) -> None:

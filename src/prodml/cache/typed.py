@@ -16,7 +16,8 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, TypeAlias, Union, get_args, get_origin
 
-from prodml.cache.codecs import ValueCodec, fields_of
+from prodml.cache.codecs import Codec, ValueCodec, fields_of
+from prodml.errors import CorruptRecord
 
 __all__ = ["AnswerType", "checker", "kept_by", "returns"]
 
@@ -153,6 +154,21 @@ class AnswerType:
         except Exception:
             # Values may be objects of anyone's making, nested beyond reason.
             return False
+
+    def decoder(self, codec: Codec | None = None) -> Callable[[bytes], Any]:
+        """What decodes bodies, by ``codec`` or else by its own, and lets only answers pass.
+
+        It raises :class:`~prodml.errors.CorruptRecord` for others.
+        """
+        decode, exact, fits = (codec or self.codec).decode, self._exact, self.fits
+
+        def decoded(body: bytes) -> Any:
+            value = decode(body)
+            if type(value) in exact or fits(value):
+                return value
+            raise CorruptRecord("cached value", "not what the function says it answers")
+
+        return decoded
 
 
 def _anything(_: Any) -> bool:

@@ -100,7 +100,8 @@ class PredictionDriftMonitor:
         Makes a number of an answer heard by :meth:`observe`; None takes it as it is.
     skip_cached
         Whether :meth:`observe` leaves out answers that no model computed for the request: a
-        popular key then counts once and not a thousand times.  Off, what users see counts.
+        popular key counts once and not a thousand times, and the evidence is not the same
+        answer told again.  Off, what users see counts.
     name
         Names the monitor in facts.
     clock, events
@@ -139,7 +140,7 @@ class PredictionDriftMonitor:
     max_invalid: float = 0.01
     check_every: int = 100
     value: Callable[[Any], Any] | None = field(default=None, repr=False)
-    skip_cached: bool = False
+    skip_cached: bool = True
     name: str = "prediction-drift"
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
     events: Stream = field(default=EVENTS, repr=False)

@@ -9,6 +9,7 @@ used as it is, and so are scripts for records and leases.
 """
 
 import asyncio
+import codecs
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +20,8 @@ from prodml.errors import BadConfiguration, StoreUnavailable
 from prodml.integrations import redis_commands as commands
 from prodml.integrations import redis_records
 from prodml.integrations.redis_commands import Operation, Refused
-from prodml.integrations.redis_wire import (
-    Command,
-    NoWire,
-    Refusal,
-    Wires,
-    dialled,
-    get_request,
-    packed,
-)
+from prodml.integrations.redis_protocol import Command, Refusal, get_request
+from prodml.integrations.redis_wire import NoWire, Wires, dialled
 from prodml.integrations.redis_wire_async import AsyncWires, adialled
 from prodml.stores import Lease
 
@@ -80,6 +74,11 @@ class _Source:
         handshake over TLS that lasts longer than a request would else never end.
         """
         settings = {**self.address, **_limits(max(timeout, 1.0), retry), "protocol": 2}
+        if hasattr(_redis(), "driver_info"):
+            # Or each new connection would look up the library's version in its files.
+            settings["driver_info"] = None
+        # What the first look-up of a host's name would else import.
+        codecs.lookup("idna")
         return getattr(package, self.connection), settings
 
     def fresh(self, package: Any, limits: Mapping[str, Any]) -> Any:
@@ -241,7 +240,9 @@ class RedisStore(_Records):
         if not self._plain:
             # In short, since a cache asks little else.
             try:
-                return commands.value_of(self._wires.ask(get_request(key), 1))
+                replies = self._wires.ask(get_request(key), 1)
+                value = replies[0]
+                return value if type(value) is bytes else commands.value_of(replies)
             except NoWire:
                 self._plain = True
             except (OSError, ValueError, Refused) as error:
@@ -265,8 +266,8 @@ class RedisStore(_Records):
 
     def set_many(self, items: Mapping[str, bytes], *, ttl: float | None = None) -> None:
         """Keep all ``items`` for ``ttl`` seconds; one round trip for each 1000."""
-        for piece in commands.pieces(list(items.items())):
-            self._do(commands.setting_many(dict(piece), ttl))
+        for part in commands.parts(items):
+            self._do(commands.setting_many(part, ttl))
 
     def setdefault(self, key: str, value: bytes) -> bytes:
         """Value of ``key``, which is set to ``value`` if absent; one round trip."""
@@ -317,17 +318,17 @@ class RedisStore(_Records):
 
     def _do(self, operation: Operation) -> Any:
         try:
-            return operation.meaning(self._asked(operation.commands))
+            return operation.meaning(self._asked(operation))
         except (_redis().RedisError, OSError, ValueError, Refused) as error:
             raise self._unavailable(error) from error
 
-    def _asked(self, commands: Sequence[Command]) -> Sequence[Any]:
+    def _asked(self, operation: Operation) -> Sequence[Any]:
         if not self._plain:
             try:
-                return self._wires.ask(packed(commands), len(commands))
+                return self._wires.ask(operation.packed(), len(operation.commands))
             except NoWire:
                 self._plain = True
-        return _answered(self._client or self._open(), commands)
+        return _answered(self._client or self._open(), operation.commands)
 
     def _run(self, command: Callable[[Any], Any]) -> Any:
         try:
@@ -398,8 +399,8 @@ class AsyncRedisStore(_Base):
 
     async def set_many(self, items: Mapping[str, bytes], *, ttl: float | None = None) -> None:
         """Keep all ``items`` for ``ttl`` seconds; one round trip for each 1000."""
-        for piece in commands.pieces(list(items.items())):
-            await self._do(commands.setting_many(dict(piece), ttl))
+        for part in commands.parts(items):
+            await self._do(commands.setting_many(part, ttl))
 
     async def setdefault(self, key: str, value: bytes) -> bytes:
         """Value of ``key``, which is set to ``value`` if absent; one round trip."""
@@ -452,19 +453,20 @@ class AsyncRedisStore(_Base):
 
     async def _do(self, operation: Operation) -> Any:
         try:
-            return operation.meaning(await self._asked(operation.commands))
+            return operation.meaning(await self._asked(operation))
         except (_redis().RedisError, OSError, ValueError, Refused) as error:
             raise self._unavailable(error) from error
 
-    async def _asked(self, commands: Sequence[Command]) -> Sequence[Any]:
+    async def _asked(self, operation: Operation) -> Sequence[Any]:
         if not self._plain:
             try:
-                return await self._here().ask(packed(commands), len(commands))
+                return await self._here().ask(operation.packed(), len(operation.commands))
             except NoWire:
                 self._plain = True
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
-        return await _aanswered(self._open(loop) if client is None else client, commands)
+        client = self._open(loop) if client is None else client
+        return await _aanswered(client, operation.commands)
 
     def _here(self) -> AsyncWires:
         loop = asyncio.get_running_loop()

@@ -3,9 +3,16 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-from prodml.integrations.redis_wire import Command, Refusal
+from prodml.integrations.redis_protocol import (
+    Command,
+    Refusal,
+    mget_request,
+    packed,
+    set_requests,
+)
 
 __all__ = [
     "Operation",
@@ -16,6 +23,7 @@ __all__ = [
     "getting",
     "getting_many",
     "keeping",
+    "parts",
     "pieces",
     "prolonging",
     "setting",
@@ -86,10 +94,18 @@ class Refused(Exception):
 
 
 class Operation(NamedTuple):
-    """Commands that go in one trip, and what turns their replies into a result."""
+    """Commands that go in one trip, and what turns their replies into a result.
+
+    ``request`` makes their bytes, where there is a shorter way than to pack them.
+    """
 
     commands: Sequence[Command]
     meaning: Callable[[Sequence[Any]], Any]
+    request: Callable[[], bytes] | None = None
+
+    def packed(self) -> bytes:
+        """Bytes of the commands."""
+        return packed(self.commands) if self.request is None else self.request()
 
 
 def pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -103,6 +119,19 @@ def pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
     yield from (items[at : at + _PIECE] for at in range(0, len(items), _PIECE))
 
 
+def parts(items: Mapping[str, T]) -> Iterator[Mapping[str, T]]:
+    """:func:`pieces` of a mapping.
+
+    Examples
+    --------
+    >>> list(parts({"a": 1, "b": 2}))
+    [{'a': 1, 'b': 2}]
+    """
+    if len(items) <= _PIECE:
+        return iter((items,) if items else ())
+    return map(dict, pieces(list(items.items())))
+
+
 def getting(key: str) -> Operation:
     """Value at ``key``."""
     return Operation((("GET", key),), value_of)
@@ -112,7 +141,7 @@ def getting_many(keys: Sequence[str], *, apart: bool = False) -> Operation:
     """Value at each key; ``apart`` for a cluster, whose nodes have different keys."""
     if apart:
         return Operation([("GET", key) for key in keys], _values)
-    return Operation((("MGET", *keys),), _only)
+    return Operation((("MGET", *keys),), _only, partial(mget_request, keys))
 
 
 def setting(key: str, value: bytes, ttl: float | None) -> Operation:
@@ -123,7 +152,8 @@ def setting(key: str, value: bytes, ttl: float | None) -> Operation:
 def setting_many(items: Mapping[str, bytes], ttl: float | None) -> Operation:
     """Keep all ``items``."""
     end = _milliseconds(ttl)
-    return Operation([_set(key, value, end) for key, value in items.items()], _done)
+    sets = [_set(key, value, end) for key, value in items.items()]
+    return Operation(sets, _done, partial(set_requests, items, end))
 
 
 def settling(key: str, value: bytes) -> Operation:
@@ -139,27 +169,28 @@ def deleting(key: str) -> Operation:
 def claiming(name: str, token: str, lease: float) -> Operation:
     """Value at ``name``, and whether the right to compute it is ``token``'s now.
 
-    Who holds the lease is read back, so that it may be asked twice.
+    Who holds the lease is read back, so that it may be asked twice.  The value is read last:
+    it is written before its lease is given back, so whoever gets the lease then sees it.
     """
     claim: Command = ("SET", _lease(name), token, "NX", "PX", max(1, round(lease * 1000)))
     owner = token.encode()
 
     def meaning(replies: Sequence[Any]) -> tuple[bytes | None, bool]:
         _done(replies)
-        return replies[0], replies[2] == owner
+        return replies[2], replies[1] == owner
 
-    return Operation((("GET", name), claim, ("GET", _lease(name))), meaning)
+    return Operation((claim, ("GET", _lease(name)), ("GET", name)), meaning)
 
 
 def watching(name: str, *, apart: bool = False) -> Operation:
     """Value at ``name``, and the token of who computes it."""
-    commands, meaning = getting_many((name, _lease(name)), apart=apart)
+    both = getting_many((name, _lease(name)), apart=apart)
 
     def pair(replies: Sequence[Any]) -> tuple[bytes | None, str | None]:
-        value, token = meaning(replies)
+        value, token = both.meaning(replies)
         return value, None if token is None else token.decode(errors="replace")
 
-    return Operation(commands, pair)
+    return Operation(both.commands, pair)
 
 
 def prolonging(name: str, token: str, lease: float) -> Operation:

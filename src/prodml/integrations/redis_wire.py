@@ -18,260 +18,25 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from prodml._workers import WORKERS
 from prodml.clock import SYSTEM_CLOCK
 from prodml.errors import BulkheadFull, StoreUnavailable
+from prodml.integrations.redis_protocol import Reader, Refusal, whole
 
-__all__ = [
-    "Command",
-    "Garbled",
-    "NoWire",
-    "Reader",
-    "Refusal",
-    "Stale",
-    "Wire",
-    "Wires",
-    "dial_failure",
-    "dialled",
-    "get_request",
-    "packed",
-    "quiet",
-    "whole",
-]
-
-Part: TypeAlias = str | bytes | int | float
-Command: TypeAlias = tuple[Part, ...]
+__all__ = ["NoWire", "Wire", "Wires", "dial_failure", "dialled", "quiet"]
 
 _now: Final = SYSTEM_CLOCK.monotonic
 
 _CHUNK: Final = 65_536
 _MOST_READ: Final = 1 << 20
-_LONGEST_LINE: Final = 65_536
-_LARGEST: Final = 512 << 20
-_DEEPEST: Final = 16
-
-# With these answers a connection leads to the wrong server, or as the wrong user.
-_ASTRAY: Final = ("READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN", "NOAUTH", "WRONGPASS")
-
-
-class Garbled(ValueError):
-    """What came is not what a Redis server sends."""
-
-
-class Stale(ConnectionError):
-    """The server has closed a connection that lay idle."""
 
 
 class NoWire(Exception):
     """The client does not let its connections be used this way."""
-
-
-class Refusal:
-    """A reply that says no; ``text`` begins with its code.
-
-    Examples
-    --------
-    >>> Refusal("OOM command not allowed").astray, Refusal("READONLY a replica").astray
-    (False, True)
-    """
-
-    __slots__: tuple[str, ...] = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text: str = text
-
-    def __repr__(self) -> str:
-        return f"Refusal({self.text!r})"
-
-    @property
-    def astray(self) -> bool:
-        """Whether the connection is of no use any more."""
-        return self.text.startswith(_ASTRAY)
-
-
-def packed(commands: Iterable[Command]) -> bytes:
-    r"""Commands as the bytes that a server reads.
-
-    Examples
-    --------
-    >>> packed([("GET", "k"), ("SET", "k", b"\xff", "PX", 5)])[:20]
-    b'*2\r\n$3\r\nGET\r\n$1\r\nk\r\n'
-    """
-    pieces: list[bytes] = []
-    for command in commands:
-        pieces.append(b"*%d\r\n" % len(command))
-        for part in command:
-            data = part if isinstance(part, bytes) else str(part).encode()
-            pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(pieces)
-
-
-def get_request(key: str) -> bytes:
-    r"""``packed([("GET", key)])`` in short, since a cache asks little else.
-
-    Examples
-    --------
-    >>> get_request("k")
-    b'*2\r\n$3\r\nGET\r\n$1\r\nk\r\n'
-    """
-    name = key.encode()
-    return b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name)
-
-
-class Reader:
-    r"""Replies out of a stream of bytes, however it is cut.
-
-    ``missing`` is how many bytes there have to be at least before more can be told.
-
-    Examples
-    --------
-    >>> reader = Reader()
-    >>> reader.expect(2)
-    >>> reader.feed(b"+OK\r\n$3\r\na"), reader.feed(b"bc\r\n"), reader.replies
-    (False, True, [b'OK', b'abc'])
-    """
-
-    __slots__: tuple[str, ...] = (
-        *("_chunks", "_count", "_have", "_stack", "missing", "refused", "replies"),
-    )
-
-    def __init__(self) -> None:
-        self.expect(1)
-
-    def expect(self, count: int) -> None:
-        """Make ready for ``count`` replies."""
-        self.replies: list[Any] = []
-        self.missing: int = 1
-        self.refused: bool = False
-        self._count: int = count
-        self._chunks: list[bytes] = []
-        self._have: int = 0
-        # Arrays that are not yet full: (items, how many there shall be).
-        self._stack: list[tuple[list[Any], int]] = []
-
-    def feed(self, data: bytes) -> bool:
-        """Take what came; return whether all replies are there.
-
-        Raises
-        ------
-        Garbled
-            This is no reply, or more than was asked for.
-        """
-        self._chunks.append(data)
-        self._have += len(data)
-        if len(data) < self.missing:
-            self.missing -= len(data)
-            return False
-        buffer = data if len(self._chunks) == 1 else b"".join(self._chunks)
-        at = self._read(buffer)
-        rest = len(buffer) - at
-        done = len(self.replies) == self._count
-        if done and rest:
-            raise Garbled("more came than was asked for")
-        self._chunks = [buffer[at:]] if rest else []
-        self._have = rest
-        return done
-
-    def _read(self, buffer: bytes) -> int:
-        """Read as far as ``buffer`` goes; return how far that is."""
-        at, size = 0, len(buffer)
-        while at < size and len(self.replies) < self._count:
-            end = buffer.find(b"\r\n", at)
-            if end < 0 and size - at > _LONGEST_LINE:
-                raise Garbled("a line without an end")
-            if end < 0:
-                break
-            if buffer[at] == 0x24:  # $
-                length = _number(buffer[at + 1 : end])
-                after = end + 4 + length if length >= 0 else end + 2
-                if after > size:
-                    self.missing = after - size
-                    return at
-                self._add(_bulk(buffer, end, after) if length >= 0 else None)
-            else:
-                self._line(buffer[at], buffer[at + 1 : end])
-                after = end + 2
-            at = after
-        self.missing = 1
-        return at
-
-    def _line(self, kind: int, text: bytes) -> None:
-        if kind == 0x2B:  # +
-            self._add(text)
-        elif kind == 0x3A:  # :
-            self._add(_integer(text))
-        elif kind == 0x2D:  # -
-            self.refused = True
-            self._add(Refusal(text.decode(errors="replace")))
-        elif kind == 0x2A:  # *
-            self._open(_number(text))
-        elif kind == 0x5F and not text:  # _
-            self._add(None)
-        else:
-            raise Garbled(f"no reply begins with {bytes((kind,))!r}")
-
-    def _open(self, size: int) -> None:
-        if size <= 0:
-            self._add([] if size == 0 else None)
-        elif len(self._stack) >= _DEEPEST:
-            raise Garbled("arrays too deep")
-        else:
-            self._stack.append(([], size))
-
-    def _add(self, value: Any) -> None:
-        while self._stack:
-            items, size = self._stack[-1]
-            items.append(value)
-            if len(items) < size:
-                return
-            self._stack.pop()
-            value = items
-        self.replies.append(value)
-
-
-def _number(text: bytes) -> int:
-    # Stricter than int(), which takes signs, spaces and underscores.
-    if not text.isdigit() or len(text) > 10 or (number := int(text)) > _LARGEST:
-        if text == b"-1":
-            return -1
-        raise Garbled(f"no length: {text[:20]!r}")
-    return number
-
-
-def _integer(text: bytes) -> int:
-    digits = text[1:] if text[:1] in (b"-", b"+") else text
-    if not digits.isdigit() or len(digits) > 19:
-        raise Garbled(f"no integer: {text[:20]!r}")
-    return int(text)
-
-
-def _bulk(buffer: bytes, end: int, after: int) -> bytes:
-    if buffer[after - 2 : after] != b"\r\n":
-        raise Garbled("a value longer than announced")
-    return buffer[end + 2 : after - 2]
-
-
-def whole(data: bytes) -> bytes | None:
-    r"""Value of ``data`` if that is one bulk string and nothing else.
-
-    Nearly every answer of a cache is, and to see it costs less than to read it.
-
-    Examples
-    --------
-    >>> whole(b"$2\r\nok\r\n"), whole(b"$2\r\nok"), whole(b":1\r\n")
-    (b'ok', None, None)
-    """
-    if not data.startswith(b"$"):
-        return None
-    end = data.find(b"\r\n")
-    size = data[1:end]
-    if not size.isdigit() or len(data) != end + 4 + int(size) or not data.endswith(b"\r\n"):
-        return None
-    return data[end + 2 : -2]
 
 
 def limited(connected: Any, seconds: float) -> bool:
@@ -417,8 +182,11 @@ class Wires:
     def __len__(self) -> int:
         return self._open
 
-    def ask(self, request: bytes, count: int) -> list[Any]:
+    def ask(self, request: bytes, count: int, ends: float = 0.0) -> list[Any]:
         """Replies to the ``count`` commands in ``request``.
+
+        ``ends`` is when the time for it is over, if it is asked a second time: once it has
+        been sent on a connection that the server had closed by then.
 
         Raises
         ------
@@ -427,31 +195,17 @@ class Wires:
         BulkheadFull
             All connections are in use.
         """
-        ends = _now() + self.timeout
-        try:
-            return self._ask(request, count, ends)
-        except Stale:
-            return self._ask(request, count, ends)
-
-    def close(self) -> None:
-        """Close idle connections at once, and those in use when they are given back."""
-        with self._lock:
-            self._era += 1
-            while (wire := self._idle()) is not None:
-                wire.close()
-                self._open -= 1
-
-    def _ask(self, request: bytes, count: int, ends: float) -> list[Any]:
-        era = self._era
+        era, until = self._era, ends or _now() + self.timeout
         try:
             # The ends of a deque are safe to use from any thread, with the lock or without.
             wire = self._free.pop()
         except IndexError:
-            wire = self._wait(ends)
+            wire = self._wait(until)
         try:
-            replies = wire.ask(request, count, ends)
+            replies = wire.ask(request, count, until)
         except BaseException as error:
-            self._dismiss(wire, era, error)
+            if self._dismiss(wire, era, error) and not ends:
+                return self.ask(request, count, until)
             raise
         if wire.refused and any(type(reply) is Refusal and reply.astray for reply in replies):
             self._renew(era)
@@ -463,13 +217,22 @@ class Wires:
             self._hand_over()
         return replies
 
-    def _dismiss(self, wire: Wire, era: int, error: BaseException) -> None:
+    def close(self) -> None:
+        """Close idle connections at once, and those in use when they are given back."""
+        with self._lock:
+            self._era += 1
+            while (wire := self._idle()) is not None:
+                wire.close()
+                self._open -= 1
+
+    def _dismiss(self, wire: Wire, era: int, error: BaseException) -> bool:
+        """Let go of ``wire``; return whether the same may be asked on another one."""
         stale = wire.stale(error)
         self._discard(wire)
         if stale:
             # All that lie idle are as old: a new one shall be asked.
             self._renew(era)
-            raise Stale(f"{type(error).__name__}: {error}") from error
+        return stale
 
     def _renew(self, era: int) -> None:
         if era == self._era:

@@ -11,20 +11,17 @@ from functools import partial
 from typing import Any, Final
 
 from prodml.errors import BulkheadFull
-from prodml.integrations.redis_wire import (
-    NoWire,
-    Reader,
-    Refusal,
-    Stale,
-    dial_failure,
-    quiet,
-    whole,
-)
+from prodml.integrations.redis_protocol import Reader, Refusal, whole
+from prodml.integrations.redis_wire import NoWire, dial_failure, quiet
 
-__all__ = ["AsyncWire", "AsyncWires", "adialled"]
+__all__ = ["AsyncWire", "AsyncWires", "Stale", "adialled"]
 
 # A timer that comes so late tells of a busy loop, not of a slow server.
 _LATE: Final = 0.005
+
+
+class Stale(ConnectionError):
+    """The server has closed a connection that lay idle."""
 
 
 class AsyncWire(asyncio.Protocol):

@@ -29,6 +29,7 @@ from prodml.recording._bounds import seconds, size
 from prodml.recording.encoder import Encoder
 from prodml.recording.privacy import Redact, redaction
 from prodml.recording.segments import Journal, prune, sync
+from prodml.types import Prediction
 
 __all__ = ["LogStats", "PredictionLogger"]
 
@@ -521,9 +522,15 @@ def _served(fact: PredictionServed) -> dict[str, Any]:
             "cached": prediction.cached,
             "degraded": prediction.degraded,
         }
+        | (_provenance(prediction) if prediction.cached else {})
         | ({} if fact.key is None else {"key": fact.key})
         | ({"errors": list(prediction.errors)} if prediction.errors else {}),
     }
+
+
+def _provenance(prediction: Prediction[Any]) -> dict[str, Any]:
+    """Where a cached answer came from, and how old it was."""
+    return {"tier": prediction.tier, "age": prediction.age, "stale": prediction.stale}
 
 
 def _failed(fact: PredictionFailed) -> dict[str, Any]:
