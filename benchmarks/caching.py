@@ -531,10 +531,13 @@ def refused() -> Counted:
 
 
 FIRST = """
-import sys, time
+import gc, sys, time
 from prodml.cache import PredictionCache, cached_prediction
 cache = PredictionCache(sys.argv[1] or None)
 predict = cached_prediction(cache, function="bench")(lambda features, model_version: 0.5)
+# What the imports have left to be collected is no waiting for a store.
+gc.collect()
+gc.disable()
 began = time.perf_counter()
 predict({"a": 1.0}, "v1")
 print((time.perf_counter() - began) * 1000)

@@ -95,7 +95,7 @@ FAMILIES: list[list[Any]] = [
     ],
     [
         *(NOON, NS, NS + pd.Timedelta(1, "ns"), NS + pd.Timedelta(999, "ns"), NOON.isoformat()),
-        *(np.datetime64(NOON, "ns"), np.datetime64(NOON, "us"), np.datetime64(NOON, "s") + 1),
+        *(np.datetime64(NOON, "ns"), np.datetime64(NOON, "us"), np.datetime64(NOON, "s")),
         *(NOON.replace(microsecond=1), NOON.replace(tzinfo=UTC), NOON.replace(tzinfo=BERLIN)),
         *(NOON.replace(tzinfo=ZoneInfo("UTC")), NOON.replace(tzinfo=timezone(timedelta(0)))),
         *(NS.tz_localize("UTC"), NOON.replace(fold=1), NOON.date(), NOON.date().isoformat()),

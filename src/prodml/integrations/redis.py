@@ -240,9 +240,8 @@ class RedisStore(_Records):
         if not self._plain:
             # In short, since a cache asks little else.
             try:
-                replies = self._wires.ask(get_request(key), 1)
-                value = replies[0]
-                return value if type(value) is bytes else commands.value_of(replies)
+                reply = self._wires.get(get_request(key))
+                return reply if type(reply) is bytes else commands.value_of((reply,))
             except NoWire:
                 self._plain = True
             except (OSError, ValueError, Refused) as error:
