@@ -93,6 +93,53 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
+def other(session: nox.Session, name: str, *packages: str) -> str:
+    """Interpreter of a second environment, for what cannot live in the session's own."""
+    folder = Path(session.create_tmp()) / name
+    session.run("python", "-m", "venv", str(folder))
+    python = str(folder / "bin" / "python")
+    session.run(python, "-m", "pip", "install", "-q", *packages, external=True)
+    return python
+
+
+@nox.session(name="bench-http", python=PYTHONS[0])
+def bench_http(session: nox.Session) -> None:
+    """The HTTP tables alone; needs ``wrk``.  ``-- --rounds 1 --seconds 1`` only tries it."""
+    session.install("-e", ".[demo]", *group("http"))
+    peers = other(session, "peers", *group("http-peers"))
+    bento = other(session, "bento", *group("http-bento"))
+    servers = ("--peers", peers, "--bento", bento)
+    session.run("python", "-m", "benchmarks.serving_http", *servers, *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+@nox.parametrize(
+    ("package", "test"),
+    [
+        nox.param("mlserver==1.7.1", "mlserver_client", id="mlserver"),
+        nox.param("kserve==0.21.0", "kserve_client", id="kserve"),
+        nox.param("schemathesis>=4.32", "schemathesis", id="schemathesis"),
+        nox.param("ray[serve]==2.60.0", "ray_adapter", id="ray"),
+    ],
+)
+def clients(session: nox.Session, package: str, test: str) -> None:
+    """Other people's clients and checkers, each in its own environment, against the ASGI app."""
+    tools = ("pandas", "pytest", "pytest-randomly", "pytest-timeout", "uvicorn", "uvloop<0.22")
+    session.install("-e", ".", package, *tools)
+    # Warnings inside other people's packages are theirs.
+    quiet = ("-o", "filterwarnings=", "-W", "ignore")
+    session.run("pytest", *quiet, f"tests/open_inference/test_{test}.py", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def mlflow(session: nox.Session) -> None:
+    """The adapter against a real MLflow on SQLite, in an environment of its own."""
+    tools = ("hypothesis", "pytest", "pytest-randomly", "pytest-timeout", "scikit-learn")
+    session.install("-e", ".[mlflow,skops]", *tools)
+    quiet = ("-o", "filterwarnings=", "-W", "ignore")
+    session.run("pytest", *quiet, "tests/registry/test_mlflow.py", *session.posargs)
+
+
 @nox.session(name="peers-conformance", python=PYTHONS[0])
 def peers_conformance(session: nox.Session) -> None:
     """The breaker checks, on prodml and its peers, written to docs/reference/conformance.md."""

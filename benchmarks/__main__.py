@@ -40,6 +40,9 @@ def main() -> None:
     for name in modules(sys.argv[1:]):
         module = importlib.import_module(f"benchmarks.{name}")
         results = [result for case in module.cases() for result in measure(case)]
+        if not results:
+            # What cannot be measured here keeps the tables that it has.
+            continue
         everything += results
         title = "## " + module.__doc__.strip().splitlines()[0].rstrip(".")
         text = f"{title}\n\n{markdown(results)}"

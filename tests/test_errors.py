@@ -13,15 +13,21 @@ SAMPLES = {
     "Conflict": ("key", 1, 2),
     "CorruptRecord": ("file", "short"),
     "DeadlineExceeded": ("predict", 0.5),
+    "DrainTimeout": ("churn", "v1", 2, 30.0),
+    "GoldenMismatch": ("1 of 2 golden rows answered otherwise", ()),
     "ChallengerRejected": ("fraud-1", "brier"),
     "JobFailed": ("fraud-1", "no data"),
     "InvalidFeatures": (["age < 0", "fare missing"],),
     "LeaseLost": ("job", 7),
+    "Overloaded": ("batcher", 0.2, 0.1, 7, 0.05),
     "RateLimited": ("api", 0.1),
     "RejectedAnswer": ("NaN", float("inf")),
     "StaleFeatures": ("clicks", 90.0, 60.0),
     "StoreUnavailable": ("redis", "refused"),
     "UnknownVersion": ("churn", "v9", ("v1", "v2")),
+    "RetiredVersion": ("churn", "1", ("7",)),
+    "UntrustedModel": ("churn@1", "signed by nobody"),
+    "EnvironmentMismatch": ("churn@1", ("numpy 1, here 2",)),
 }
 ALL = [getattr(errors, name) for name in errors.__all__]
 

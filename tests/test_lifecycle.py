@@ -20,7 +20,7 @@ from prodml.events import (
     Stream,
 )
 from prodml.retraining import DataGrowth
-from prodml.rollout import ErrorRate, PairedLoss, Rollout
+from prodml.rollout import Disagreement, ErrorRate, Latency, PairedLoss, Rollout
 from prodml.stores import MemoryStore
 from prodml.testing import ManualClock, Recorder
 from prodml.types import MISS, Prediction
@@ -198,8 +198,9 @@ def test_a_shadow_that_cannot_answer_is_rolled_back():
     assert scene.lifecycle.rollout_phase == "rolled back"
 
 
-def served(scene, arm, source="model"):
-    prediction = Prediction(0.5, "r", "1", source=source)
+def served(scene, arm, source="model", latency_ms=0.0):
+    cached = source == "cache"
+    prediction = Prediction(0.5, "r", "1", source=source, cached=cached, latency_ms=latency_ms)
     scene.events.emit(
         PredictionServed(at=0.0, source="s", prediction=prediction, features={}, arm=arm)
     )
@@ -220,13 +221,13 @@ def failed(scene, arm, error, version="2"):
     )
 
 
-def canary_scene():
+def canary_scene(guard=None):
     scene = Scene()
     scene.lifecycle.rollout = lambda version, stable: Rollout(
         version,
         stable,
         shadow=False,
-        guards=[ErrorRate(enough=1000)],
+        guards=[guard or ErrorRate(enough=1000)],
         clock=scene.clock,
         events=scene.events,
     )
@@ -257,6 +258,37 @@ def test_callers_faults_and_pinned_requests_say_nothing_about_a_canary():
         failed(scene, "canary", ConnectionError(), version="")
     scene.lifecycle.tick()
     assert scene.lifecycle.rollout_phase == "canary"
+
+
+def test_cached_answers_say_nothing_about_a_canary():
+    scene = canary_scene()
+    for _ in range(60):
+        served(scene, "stable", source="cache")
+        served(scene, "canary", source="cache")
+    assert scene.lifecycle.current.findings()["error rate"].numbers["in_all"] == 0
+
+
+def test_a_canary_that_is_slow_is_rolled_back_by_the_latency_of_its_answers():
+    scene = canary_scene(Latency(q=0.9, enough=1000))
+    for place in range(300):
+        served(scene, "stable", latency_ms=10.0 + place % 10)
+        served(scene, "canary", latency_ms=30.0 + place % 10)
+    scene.lifecycle.tick()
+    assert scene.lifecycle.rollout_phase == "rolled back"
+
+
+def test_a_shadow_that_answers_differently_is_rolled_back_without_any_label():
+    scene = Scene()
+    scene.lifecycle.rollout = lambda version, stable: Rollout(
+        version, stable, guards=[Disagreement(below=0.1)], clock=scene.clock, events=scene.events
+    )
+    scene.lifecycle.introduce("2", Model(0.6))
+    for i in range(30):
+        route = scene.server.resolve()
+        scene.server.mirror(route, {}, route.predict({}), f"r{i}")
+        route.release()
+    scene.lifecycle.tick()
+    assert scene.lifecycle.rollout_phase == "rolled back"
 
 
 def test_a_command_that_could_not_be_carried_out_is_tried_again():

@@ -8,6 +8,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
+from concurrent.futures import Future
 from typing import Any, assert_type
 
 from prodml import (
@@ -28,6 +29,7 @@ from prodml.drift import DriftReport
 from prodml.events import EVENTS, CircuitOpened
 from prodml.recording import Record
 from prodml.resilience import Deadline, Fallback, Served, Timeout, compose
+from prodml.serving import BatchReply, Reply, Unloaded
 from prodml.types import Prediction
 
 breaker = CircuitBreaker("db")
@@ -161,6 +163,10 @@ def check_objects() -> None:
     assert_type(FallbackChain(Rung("small", small))({}), Served[float])
     assert_type(PredictionService(small).predict({}), Prediction[Any])
     assert_type(VersionedModelServer().versions, tuple[str, ...])
+    assert_type(VersionedModelServer().call({}), Reply)
+    assert_type(VersionedModelServer().call_batch([]), BatchReply)
+    assert_type(VersionedModelServer().load("v1", object), Future[str])
+    assert_type(VersionedModelServer().unload_model("v1"), Unloaded)
     assert_type(DriftDetector([[1.0]]).detect_drift([[2.0]]), DriftReport)
     assert_type(Schema({}).validate({}), Mapping[str, Any])
     assert_type(next(iter(PredictionLog("x"))), Record)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from prodml.retraining import RetrainingOrchestrator as RetrainingOrchestrator
     from prodml.retraining import TriggerType as TriggerType
     from prodml.service import PredictionService as PredictionService
+    from prodml.serving import MicroBatcher as MicroBatcher
     from prodml.serving import VersionedModelServer as VersionedModelServer
     from prodml.validation import Schema as Schema
 
@@ -63,6 +64,7 @@ _HOME: dict[str, str] = {
     "FallbackChain": "resilience",
     "FeatureService": "features",
     "Lifecycle": "lifecycle",
+    "MicroBatcher": "serving",
     "ModelRegistry": "registry",
     "PredictionCache": "cache",
     "PredictionDriftMonitor": "drift",
@@ -87,6 +89,7 @@ __all__ = [
     "FallbackChain",
     "FeatureService",
     "Lifecycle",
+    "MicroBatcher",
     "ModelRegistry",
     "PredictionCache",
     "PredictionDriftMonitor",

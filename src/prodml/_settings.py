@@ -5,17 +5,25 @@ A component is a dataclass.  Its *settings* are the init fields that hold plain 
 else it was given (clock, stream, store, model) is a collaborator and stays out.
 """
 
+import re
 from dataclasses import Field, fields
 from enum import Enum
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 from prodml.clock import SYSTEM_CLOCK
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, SettingsChanged
 
-__all__ = ["retune", "settings_of"]
+__all__ = ["retune", "settings_of", "size_of"]
 
+_UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 _PLAIN = (type(None), bool, int, float, str, bytes, Enum)
 
 
@@ -81,6 +89,27 @@ def retune(component: Any, **changes: Any) -> SettingsChanged:
     )
     getattr(component, "events", EVENTS).emit(fact)
     return fact
+
+
+def size_of(size: int | str, setting: str) -> int:
+    """Bytes meant by ``size``: a number, or text like ``"64 MiB"`` or ``"1.5 GB"``.
+
+    Raises
+    ------
+    BadConfiguration
+        It is not a size; the message names ``setting``.
+
+    Examples
+    --------
+    >>> size_of("64 MiB", "memory"), size_of("1.5 kB", "memory"), size_of(7, "memory")
+    (67108864, 1500, 7)
+    """
+    found = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    if found is not None and found[2].upper() in _UNITS:
+        return int(float(found[1]) * _UNITS[found[2].upper()])
+    if isinstance(size, int) and not isinstance(size, bool):
+        return size
+    raise BadConfiguration(f"{setting} must be bytes or text like '64 MiB', not {size!r}")
 
 
 def _nothing() -> None:

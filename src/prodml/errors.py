@@ -7,12 +7,18 @@
      |    +-- CircuitOpen               the breaker is open     .retry_after .reason
      |    +-- BulkheadFull              too many calls in flight    .waiting .waited
      |    +-- RateLimited               too many calls per second      .retry_after
+     |    +-- Overloaded                too much waits already      .wait .retry_after
      |    +-- DeadlineExceeded          no time left (TimeoutError)    .seconds
+     |    |    +-- DrainTimeout         requests would not end        .in_flight
      |    +-- InvalidFeatures           the caller's fault (ValueError) .violations
      +-- AllFallbacksFailed             every rung failed (ExceptionGroup)
      +-- RejectedAnswer                 the model answered nonsense (ValueError)
+     |    +-- GoldenMismatch            known answers came out otherwise .mismatches
      +-- RememberedFailure              the same call has just failed        .kind .text
      +-- UnknownVersion                 no such model version (LookupError)
+     |    +-- RetiredVersion            retention has removed its bytes
+     +-- UntrustedModel                 nobody trusted has signed or allowed it
+     +-- EnvironmentMismatch            registered with other packages  .differences
      +-- StaleFeatures                  features older than allowed    .age
      +-- CorruptRecord                  stored bytes are not what was written
      +-- StoreUnavailable               a store or server does not answer (ConnectionError)
@@ -41,17 +47,23 @@ __all__ = [
     "ContractBroken",
     "CorruptRecord",
     "DeadlineExceeded",
+    "DrainTimeout",
+    "EnvironmentMismatch",
+    "GoldenMismatch",
     "InvalidFeatures",
     "JobFailed",
     "LeaseLost",
+    "Overloaded",
     "ProdmlError",
     "RateLimited",
     "Rejected",
     "RejectedAnswer",
     "RememberedFailure",
+    "RetiredVersion",
     "StaleFeatures",
     "StoreUnavailable",
     "UnknownVersion",
+    "UntrustedModel",
 ]
 
 
@@ -159,6 +171,52 @@ class RateLimited(Rejected):
         return f"rate limit {self.name!r} reached; next permit in {self.retry_after:.3g} s"
 
 
+class Overloaded(Rejected):
+    """Too much is waiting at ``name`` already.
+
+    Parameters
+    ----------
+    name
+        What is overloaded.
+    wait
+        Seconds that the call would have waited, as far as is known.
+    retry_after
+        Seconds until a call would be admitted if no other came meanwhile.
+    waiting
+        Rows in the queue at that moment.
+    budget
+        Seconds that a call may wait; None when the queue was full.
+
+    Examples
+    --------
+    >>> print(Overloaded("churn", 0.08, 0.06, 412, 0.02))
+    churn is overloaded: 412 rows waiting, 0.08 s against a budget of 0.02 s
+    >>> print(Overloaded("churn", 0.08, 0.01, 1000))
+    churn is overloaded: 1000 rows waiting, the queue is full
+    """
+
+    def __init__(
+        self,
+        name: str,
+        wait: float,
+        retry_after: float,
+        waiting: int = 0,
+        budget: float | None = None,
+    ) -> None:
+        super().__init__(name, wait, retry_after, waiting, budget)
+        self.name: str = name
+        self.wait: float = wait
+        self.retry_after: float = retry_after
+        self.waiting: int = waiting
+        self.budget: float | None = budget
+
+    def __str__(self) -> str:
+        why = "the queue is full"
+        if self.budget is not None:
+            why = f"{self.wait:.3g} s against a budget of {self.budget:.3g} s"
+        return f"{self.name} is overloaded: {self.waiting} rows waiting, {why}"
+
+
 class DeadlineExceeded(Rejected, TimeoutError):
     """``what`` did not finish, or could not begin, within ``seconds``."""
 
@@ -170,6 +228,32 @@ class DeadlineExceeded(Rejected, TimeoutError):
 
     def __str__(self) -> str:
         return f"{self.what} exceeded its {self.seconds:.3g} s"
+
+
+class DrainTimeout(DeadlineExceeded):
+    """Version ``version`` of ``name`` still has ``in_flight`` requests after ``seconds``.
+
+    Examples
+    --------
+    >>> print(DrainTimeout("churn", "v1", 2, 30.0))
+    version 'v1' of churn still has 2 requests in flight after 30 s; it was not unloaded
+    """
+
+    def __init__(self, name: str, version: str, in_flight: int, seconds: float) -> None:
+        # The parent takes other arguments; those that were given here must pickle.
+        ProdmlError.__init__(self, name, version, in_flight, seconds)
+        self.what: str = f"unloading version {version!r} of {name}"
+        self.seconds: float = seconds
+        self.begun: bool = True
+        self.name: str = name
+        self.version: str = version
+        self.in_flight: int = in_flight
+
+    def __str__(self) -> str:
+        return (
+            f"version {self.version!r} of {self.name} still has {self.in_flight} requests in "
+            f"flight after {self.seconds:.3g} s; it was not unloaded"
+        )
 
 
 class InvalidFeatures(Rejected, ValueError):
@@ -212,6 +296,28 @@ class RejectedAnswer(ProdmlError, ValueError):
         return f"answer rejected: {self.reason}"
 
 
+class GoldenMismatch(RejectedAnswer):
+    """A model answered golden rows otherwise than it must.
+
+    Parameters
+    ----------
+    reason
+        How many, and the worst of them.
+    mismatches
+        The ten worst, worst first, each with ``row``, ``expected``, ``answer``, ``apart``.
+
+    Examples
+    --------
+    >>> GoldenMismatch("3 answers for 4 golden rows", ()).mismatches
+    ()
+    """
+
+    @property
+    def mismatches(self) -> tuple[Any, ...]:
+        """The worst rows."""
+        return tuple(self.value)
+
+
 class RememberedFailure(ProdmlError):
     """The same call has just failed, in another process or before, with a ``kind`` of error.
 
@@ -248,6 +354,61 @@ class UnknownVersion(ProdmlError, LookupError):
     def __str__(self) -> str:
         known = ", ".join(self.known) or "none"
         return f"{self.name} has no version {self.version!r}; known: {known}"
+
+
+class RetiredVersion(UnknownVersion):
+    """``version`` of ``name`` was registered once; retention has removed its bytes.
+
+    Examples
+    --------
+    >>> print(RetiredVersion("churn", "1", ["7", "8"]))
+    the bytes of churn@1 were removed by retention; still there: 7, 8
+    """
+
+    def __str__(self) -> str:
+        known = ", ".join(self.known) or "none"
+        return (
+            f"the bytes of {self.name}@{self.version} were removed by retention; "
+            f"still there: {known}"
+        )
+
+
+class UntrustedModel(ProdmlError):
+    """The model at ``where`` was not decoded: ``reason``.
+
+    Nobody whose key is trusted has signed it, or it needs types that nobody has allowed.
+
+    Examples
+    --------
+    >>> print(UntrustedModel("churn@1", "signed by nobody"))
+    churn@1 is not trusted: signed by nobody
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where: str = where
+        self.reason: str = reason
+
+    def __str__(self) -> str:
+        return f"{self.where} is not trusted: {self.reason}"
+
+
+class EnvironmentMismatch(ProdmlError):
+    """The model at ``where`` was registered with other versions; it was not decoded.
+
+    Examples
+    --------
+    >>> print(EnvironmentMismatch("churn@1", ["numpy 1.26.4, here 2.3.1"]))
+    churn@1 was registered with numpy 1.26.4, here 2.3.1
+    """
+
+    def __init__(self, where: str, differences: Sequence[str]) -> None:
+        super().__init__(where, differences)
+        self.where: str = where
+        self.differences: tuple[str, ...] = tuple(differences)
+
+    def __str__(self) -> str:
+        return f"{self.where} was registered with {'; '.join(self.differences)}"
 
 
 class StaleFeatures(ProdmlError):

@@ -37,6 +37,9 @@ __all__ = [
     "Event",
     "FeatureSourceFailed",
     "FeatureSourceRecovered",
+    "FleetCutOff",
+    "FleetReconnected",
+    "FollowingFailed",
     "GateFailed",
     "GatePassed",
     "IncidentOpened",
@@ -44,6 +47,7 @@ __all__ = [
     "LabelsArrived",
     "ModelLoaded",
     "ModelPromoted",
+    "ModelRefused",
     "ModelRegistered",
     "ModelUnloaded",
     "PerformanceDropped",
@@ -56,6 +60,7 @@ __all__ = [
     "RolledBack",
     "RolloutStarted",
     "RolloutStepped",
+    "RoutingRefused",
     "ScheduleDue",
     "SettingsChanged",
     "ShadowScored",
@@ -65,6 +70,7 @@ __all__ = [
     "TrainingFinished",
     "TrainingStarted",
     "VersionQuarantined",
+    "VersionsRetired",
 ]
 
 _LOG = logging.getLogger("prodml.events")
@@ -156,10 +162,20 @@ class ModelLoaded(Event):
 
 
 @_fact
+class ModelRefused(Event):
+    """A version failed to load, to warm up or to pass its check; no request has seen it."""
+
+    level: ClassVar[str] = "error"
+    version: str
+    reason: str
+
+
+@_fact
 class ModelUnloaded(Event):
-    """A version was drained and let go."""
+    """A version was drained and let go; ``returned`` bytes of memory came back, if known."""
 
     version: str
+    returned: int | None = None
 
 
 @_fact
@@ -173,10 +189,11 @@ class DefaultVersionChanged(Event):
 
 @_fact
 class TrafficRouted(Event):
-    """The split of traffic changed: share by canary version, and the shadow versions."""
+    """The split changed: share by canary version, shadow versions, and all of it in words."""
 
     canary: Mapping[str, float]
     shadow: tuple[str, ...]
+    traffic: str = ""
 
 
 @_fact
@@ -195,6 +212,28 @@ class VersionQuarantined(Event):
 
     level: ClassVar[str] = "error"
     version: str
+    reason: str
+
+
+@_fact
+class FleetCutOff(Event):
+    """A worker cannot reach the place of its fleet's table, and serves on by the last one."""
+
+    level: ClassVar[str] = "warning"
+    reason: str
+
+
+@_fact
+class FleetReconnected(Event):
+    """A worker can reach the place of its fleet's table again."""
+
+
+@_fact
+class RoutingRefused(Event):
+    """A worker cannot serve by its fleet's table of ``generation``, and stays with its own."""
+
+    level: ClassVar[str] = "error"
+    generation: int
     reason: str
 
 
@@ -261,12 +300,33 @@ class ModelRegistered(Event):
 
 @_fact
 class AliasMoved(Event):
-    """Alias ``alias`` of model ``name`` now points to ``new``."""
+    """Alias ``alias`` of model ``name`` now points to ``new``, or to nothing."""
 
     name: str
     alias: str
     old: str | None
-    new: str
+    new: str | None
+
+
+@_fact
+class VersionsRetired(Event):
+    """Retention has removed the bytes of ``versions`` (``"churn@3"``)."""
+
+    versions: tuple[str, ...]
+
+
+@_fact
+class FollowingFailed(Event):
+    """A server stays where it is: it could not follow ``alias`` of ``model`` to ``version``.
+
+    ``version`` is empty when the registry could not be asked.
+    """
+
+    level: ClassVar[str] = "error"
+    model: str
+    alias: str
+    version: str
+    reason: str
 
 
 @_fact

@@ -312,16 +312,18 @@ class Lifecycle:
             self._waiting[fact.request_id] = (fact.stable_value, answer)
             while len(self._waiting) > self.pairs:
                 self._waiting.popitem(last=False)
+        rollout.observe_answers(answer, fact.stable_value)
 
     def _hear_served(self, fact: PredictionServed) -> None:
-        rollout = self._current
-        if rollout is not None and fact.arm in {"stable", "canary"}:
+        rollout, prediction = self._current, fact.prediction
+        # A cached answer says nothing of the model, and stable's cache is the warmer one.
+        if rollout is not None and not prediction.cached:
             # Another rung's answer means that the arm's own model failed.
-            ok = fact.prediction.source in {"model", "cache"}
-            rollout.observe_outcome("canary" if fact.arm == "canary" else "stable", ok=ok)
+            ok = prediction.source == "model"
+            rollout.observe_outcome(fact.arm, ok=ok, seconds=prediction.latency_ms / 1e3)
 
     def _hear_failed(self, fact: PredictionFailed) -> None:
         rollout = self._current
         theirs = isinstance(fact.error, InvalidFeatures) or not fact.version
-        if rollout is not None and not theirs and fact.arm in {"stable", "canary"}:
-            rollout.observe_outcome("canary" if fact.arm == "canary" else "stable", ok=False)
+        if rollout is not None and not theirs:
+            rollout.observe_outcome(fact.arm, ok=False, seconds=fact.latency_ms / 1e3)

@@ -42,7 +42,8 @@ def test_everything_imports_with_only_the_core_present():
 import importlib, pkgutil, sys
 class Absent:
     names = {"pandas", "polars", "pyarrow", "sklearn", "fastapi", "prometheus_client",
-             "opentelemetry", "mlflow", "dask", "duckdb", "fakeredis", "cryptography"}
+             "opentelemetry", "mlflow", "dask", "duckdb", "fakeredis", "cryptography",
+             "skops", "onnx", "onnxruntime"}
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.names:
             raise ModuleNotFoundError(name)

@@ -18,7 +18,7 @@ PUBLIC = (
         for name in ("clock", "errors", "events", "stores", "svg", "testing", "types")
     ]
     + [f"prodml.{room}" for room in ROOMS]
-    + ["prodml.service", "prodml.lifecycle"]
+    + ["prodml.service", "prodml.lifecycle", "prodml.following"]
 )
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

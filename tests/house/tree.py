@@ -26,7 +26,7 @@ FLOORS = (
     ),
     ("quality", "drift", "monitoring", "debugging"),
     ("retraining", "rollout", "incidents"),
-    ("service", "lifecycle"),
+    ("service", "lifecycle", "following"),
     ("integrations", "console", "__main__"),
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,16 +1,27 @@
 """The registry: versions, aliases, verification, serializers; in a directory and in stores."""
 
+import json
+import os
 import pickle
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prodml.errors import BadConfiguration, Conflict, CorruptRecord, UnknownVersion
+from prodml.errors import (
+    BadConfiguration,
+    Conflict,
+    CorruptRecord,
+    StoreUnavailable,
+    UnknownVersion,
+)
 from prodml.events import AliasMoved, ModelRegistered, Stream
 from prodml.registry import ModelRegistry, PickleSerializer
-from prodml.registry.files import StoreArchive
+from prodml.registry.records import canonical, digest_of, sealed
+from prodml.registry.stored import StoreArchive
 from prodml.stores import MemoryStore
 from prodml.testing import ManualClock, Recorder
 
@@ -93,7 +104,9 @@ def test_another_process_sees_everything(place, registry):
     assert other.aliases("churn") == {"champion": "1"}
 
 
-@pytest.mark.parametrize("wanted", ["9", "0", "01", "champion", "", "no such"])
+@pytest.mark.parametrize(
+    "wanted", ["9", "0", "01", "champion", "", "no such", "1" * 5000, "\u0661", "+1", "1 "]
+)
 def test_unknown_version_names_the_known_ones(registry, wanted):
     registry.register("churn", b"x")
     registry.alias("churn", "stable", "1")
@@ -188,16 +201,27 @@ def test_alias_of_an_unknown_version_is_refused(registry):
 
 
 def test_lost_race_for_a_move_is_tried_again_or_refused():
-    class Raced(StoreArchive):
+    """Also where the lock does not hold, as on some file systems."""
+
+    class Raced:
         """Somebody else moves the alias just before we do, once."""
+
+        def __init__(self):
+            self.real = StoreArchive(MemoryStore())
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def writing(self):
+            return nullcontext()
 
         def add(self, topic, number, data):
             if number == 2 and topic.startswith("aliases"):
-                ModelRegistry(self.store, events=Stream()).alias("churn", "champion", "3")
-            return super().add(topic, number, data)
+                ModelRegistry(self.real, events=Stream()).alias("churn", "champion", "3")
+            return self.real.add(topic, number, data)
 
     for expected, versions in (("1", ["1", "3"]), (None, ["1", "3", "2"])):
-        registry = ModelRegistry(Raced(MemoryStore()), events=Stream())
+        registry = ModelRegistry(Raced(), events=Stream())
         for _ in range(3):
             registry.register("churn", b"x")
         registry.alias("churn", "champion", "1")
@@ -228,6 +252,7 @@ PLAIN = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(PLAIN | st.binary())
 def test_plain_data_comes_back_as_it_went_or_is_refused(model):
     registry = ModelRegistry("memory://", events=Stream())
@@ -270,7 +295,7 @@ def test_pickled_model_is_not_loaded_without_the_flag(place):
     trusting.register("churn", Weights(0.5))
     assert trusting.load("churn", "1") == Weights(0.5)
     cautious = ModelRegistry(place)
-    with pytest.raises(BadConfiguration, match="'pickle'; known here: bytes, json"):
+    with pytest.raises(BadConfiguration, match="'pickle'; known here: bytes, bundle, json"):
         cautious.load("churn", "1")
     again = cautious.load("churn", "1", serializer=PickleSerializer(trusted=True))
     assert again == Weights(0.5)
@@ -320,16 +345,167 @@ def test_registering_again_mends_a_damaged_artifact(tmp_path):
     assert registry.load("churn", "1") == b"weights"
 
 
-def test_missing_artifact_is_corrupt(place, registry, tmp_path):
-    ref = registry.register("churn", b"weights")
-    entry = registry._entry("churn", 1) | {"digest": "0" * 64}
-    registry._add("models/churn", entry)
-    assert ref.version == "1"
+def forged(registry, **changes):
+    """Write version 2 of churn as version 1 says it, but for ``changes``; all checksums right."""
+    archive = registry._archive
+    record = archive.record("models/churn", 1).split(b"\n", 1)[1]
+    entry = json.loads(record) | {"version": "2"} | changes
+    archive.add("models/churn", 2, sealed(canonical(entry)))
+
+
+def test_missing_artifact_is_corrupt(registry):
+    registry.register("churn", b"weights")
+    gone = [{"path": "model", "size": 7, "sha256": "0" * 64}]
+    forged(registry, files=gone)
     with pytest.raises(CorruptRecord, match="missing"):
         registry.load("churn", "2")
 
 
-def test_record_that_is_not_json_is_corrupt(registry):
-    registry._archive.add("models/churn", 1, b"{")
-    with pytest.raises(CorruptRecord, match="models/churn/1"):
+@pytest.mark.parametrize("record", [b"{", sealed(b"{"), sealed(b"[]"), sealed(b"{}"), b""])
+def test_record_that_is_no_manifest_is_corrupt(registry, record):
+    registry._archive.add("models/churn", 1, record)
+    with pytest.raises(CorruptRecord, match="churn@1"):
+        registry.load("churn", "1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"version": "1"}, "it is churn@1"),
+        ({"name": "fraud"}, "it is fraud@2"),
+        ({"format": 2}, "format 2, known here: 1"),
+        ({"files": [{"path": "model", "size": 7, "sha256": "../../etc/passwd"}]}, "not a file"),
+        ({"files": [{"path": "model", "size": -1, "sha256": "0" * 64}]}, "not a file"),
+        ({"files": [{"path": "model", "size": "7", "sha256": "0" * 64}]}, "not a file"),
+        ({"files": [{"path": "../up", "size": 7, "sha256": "0" * 64}]}, "inside a bundle"),
+        ({"files": [{"path": "a", "size": 7, "sha256": "0" * 64}] * 2}, "one model"),
+        ({"files": []}, "at least one file"),
+        ({"files": "none"}, "not a manifest"),
+        ({"lineage": {"parents": ["up"]}}, "not a manifest"),
+        ({"environment": {}}, "not a manifest"),
+    ],
+)
+def test_forged_manifest_is_refused(registry, changes, told):
+    registry.register("churn", b"weights")
+    forged(registry, **changes)
+    with pytest.raises(CorruptRecord, match=told):
+        registry.load("churn", "2")
+
+
+def test_manifest_moved_to_another_number_is_refused(tmp_path):
+    registry = ModelRegistry(tmp_path, events=Stream())
+    for bias in (1, 2):
+        registry.register("churn", bias)
+    folder = tmp_path / "records" / "models" / "churn"
+    (folder / "00000002.json").write_bytes((folder / "00000001.json").read_bytes())
+    with pytest.raises(CorruptRecord, match="it is churn@1"):
+        registry.load("churn", "2")
+
+
+@pytest.mark.parametrize("record", [b"", sealed(b"{}"), sealed(b'{"alias": "champion"}')])
+def test_damaged_move_is_corrupt(registry, record):
+    registry.register("churn", b"x")
+    registry._archive.add("aliases/churn/champion", 1, record)
+    with pytest.raises(CorruptRecord, match="aliases/churn/champion/1"):
+        registry.load("churn", "champion")
+
+
+@pytest.mark.parametrize("target", ["x", "0", "../1", 1.5, [], "1" * 5000])
+def test_move_to_what_is_no_version_is_corrupt(registry, target):
+    registry.register("churn", b"x")
+    move = {"alias": "champion", "old": None, "new": target, "at": 0.0, "reason": "", "number": 1}
+    registry._archive.add("aliases/churn/champion", 1, sealed(canonical(move)))
+    with pytest.raises(CorruptRecord, match="no version"):
+        registry.load("churn", "champion")
+
+
+def test_move_of_another_alias_is_corrupt(registry):
+    registry.register("churn", b"x")
+    registry.alias("churn", "champion", "1")
+    record = registry._archive.record("aliases/churn/champion", 1)
+    registry._archive.add("aliases/churn/stable", 1, record)
+    with pytest.raises(CorruptRecord, match="move 1 of 'champion'"):
+        registry.load("churn", "stable")
+
+
+@pytest.mark.parametrize("entry", [{}, {"retired": 1, "tags": {}}, {"retired": [], "tags": []}])
+def test_damaged_marks_are_corrupt(registry, entry):
+    registry.register("churn", b"x")
+    registry._archive.add("marks/churn", 1, sealed(canonical(entry)))
+    with pytest.raises(CorruptRecord, match="marks/churn/1"):
+        registry.versions("churn")
+
+
+def test_digest_of_a_version_is_that_of_its_bytes(registry):
+    assert registry.register("churn", b"weights").digest == digest_of(b"weights")
+
+
+# -- verification -----------------------------------------------------------------------
+
+
+def test_verify_reads_everything_and_decodes_nothing(tmp_path):
+    spy = Spy()
+    registry = ModelRegistry(tmp_path, serializers=[spy], events=Stream())
+    ref = registry.register("churn", "weights", serializer=spy)
+    assert registry.verify("churn", "1").digest == ref.digest
+    (tmp_path / "artifacts" / ref.digest[:2] / ref.digest).write_bytes(b"damaged!!")
+    with pytest.raises(CorruptRecord):
+        registry.verify("churn", "1")
+    assert spy.seen == []
+
+
+def test_the_bytes_that_were_checked_are_the_bytes_that_are_decoded(tmp_path):
+    """Swap the file between the check and the decoding: the decoder must not notice."""
+    trusted = PickleSerializer(trusted=True)
+    registry = ModelRegistry(tmp_path, events=Stream())
+    ref = registry.register("churn", "good", serializer=trusted)
+    file = tmp_path / "artifacts" / ref.digest[:2] / ref.digest
+
+    class Late:
+        name = "pickle"
+
+        def load(self, data):
+            file.write_bytes(pickle.dumps("evil"))
+            return trusted.load(data)
+
+    assert registry.load("churn", "1", serializer=Late()) == "good"
+    with pytest.raises(CorruptRecord):
+        registry.load("churn", "1", serializer=Late())
+
+
+def test_a_file_is_opened_once_a_load(tmp_path, monkeypatch):
+    registry = ModelRegistry(tmp_path, events=Stream())
+    ref = registry.register("churn", b"weights")
+    opened = []
+    real = os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, *a, **k: opened.append(path) or real(path, *a, **k)
+    )
+    registry.load("churn", "1")
+    assert [Path(path).name for path in opened] == ["00000001.json", ref.digest]
+
+
+def test_an_endless_artifact_is_not_read_to_its_end(tmp_path):
+    registry = ModelRegistry(tmp_path, events=Stream())
+    ref = registry.register("churn", b"weights")
+    with (tmp_path / "artifacts" / ref.digest[:2] / ref.digest).open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(CorruptRecord, match="more bytes instead of 7"):
+        registry.load("churn", "1")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes and links")
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_is_no_file_is_not_opened(tmp_path, kind):
+    registry = ModelRegistry(tmp_path / "models", events=Stream())
+    ref = registry.register("churn", b"weights")
+    file = tmp_path / "models" / "artifacts" / ref.digest[:2] / ref.digest
+    file.rename(tmp_path / "weights")
+    if kind == "link":
+        file.symlink_to(tmp_path / "weights")
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.mkdir()
+    with pytest.raises(StoreUnavailable):
         registry.load("churn", "1")

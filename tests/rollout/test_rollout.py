@@ -1,27 +1,24 @@
 import threading
-from pathlib import Path
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from prodml.errors import BadConfiguration
 from prodml.events import ModelPromoted, RolloutStarted, RolloutStepped, Stream
 from prodml.rollout import (
-    ROLLOUT,
+    Disagreement,
     ErrorRate,
+    Floor,
+    Latency,
+    Metric,
     PairedLoss,
     Promote,
     RollBack,
     Rollout,
     RolloutPhase,
-    RolloutState,
     SetCanary,
     StartShadow,
     StopShadow,
 )
-from prodml.rollout.machine import Aborted, Began, FoundFine, FoundWorse, Froze, Thawed
 from prodml.stores import MemoryStore
 from prodml.testing import ManualClock, Recorder
 
@@ -182,7 +179,7 @@ def test_of_two_tickers_one_moves_the_rollout():
     told = [one.tick(), two.tick()]
     assert told == [[StartShadow("v2")], []]
     assert two.phase is RolloutPhase.SHADOW
-    assert len(store.rows("rollout/v2-over-v1/facts")) == 1
+    assert [fact["fact"] for fact in two.to_dict()["facts"]] == ["Began"]
 
 
 def test_threads_that_tick_together_move_it_once():
@@ -205,78 +202,287 @@ def test_threads_that_tick_together_move_it_once():
     assert told == [SetCanary("v2", 0.1)]
 
 
-def test_the_report_is_plain_data():
-    rollout = make()
-    rollout.tick()
-    report = rollout.to_dict()
-    assert (report["phase"], report["share"]) == ("shadow", 0.0)
-    assert report["findings"]["paired loss"]["verdict"] == "unknown"
-
-
 @pytest.mark.parametrize(
-    "wrong", [{"steps": ()}, {"steps": (0.5, 0.1)}, {"steps": (0.5, 1.5)}, {"step_seconds": -1}]
+    "wrong",
+    [
+        {"steps": ()},
+        {"steps": (0.5, 0.1)},
+        {"steps": (0.5, 1.5)},
+        {"step_seconds": -1},
+        {"min_requests": -1},
+        {"handover": -1},
+        {"guards": []},
+        {"guards": [ErrorRate(), ErrorRate()]},
+    ],
 )
 def test_nonsense_is_refused(wrong):
     with pytest.raises(BadConfiguration, match=next(iter(wrong))):
         make(**wrong)
 
 
-class Reference(RuleBasedStateMachine):
-    """The table against a few lines of plain code."""
-
-    def __init__(self):
-        super().__init__()
-        self.state = RolloutState(version="v2", stable="v1", steps=(0.1, 0.5))
-        self.phase, self.step, self.held = "pending", 0, ""
-
-    def feed(self, fact):
-        self.state, _ = ROLLOUT.step(self.state, fact)
-
-    @rule(at=st.floats(0, 10))
-    def begin(self, at):
-        self.feed(Began(at))
-        if self.phase == "pending":
-            self.phase = "shadow"
-
-    @rule()
-    def fine(self):
-        self.feed(FoundFine(0.0, "ok"))
-        if self.phase == "shadow":
-            self.phase = "canary"
-        elif self.phase == "canary":
-            self.phase = "canary" if self.step == 0 else "promoted"
-            self.step = 1
-
-    @rule(fact=st.sampled_from([FoundWorse(0.0, "bad"), Aborted(0.0, "stop")]))
-    def end(self, fact):
-        self.feed(fact)
-        begun = self.phase != "pending" or isinstance(fact, Aborted)
-        if begun and self.phase not in {"promoted", "rolled back"}:
-            self.phase = "rolled back"
-
-    @rule()
-    def freeze(self):
-        self.feed(Froze(0.0, "hold"))
-        if self.phase in {"shadow", "canary"}:
-            self.held, self.phase = self.phase, "frozen"
-
-    @rule()
-    def thaw(self):
-        self.feed(Thawed(0.0))
-        if self.phase == "frozen":
-            self.phase = self.held
-
-    @invariant()
-    def agree(self):
-        assert self.state.phase.value == self.phase
-        if self.phase == "canary":
-            assert self.state.share == (0.1, 0.5)[self.step]
+def test_a_name_that_other_versions_have_is_refused():
+    store = MemoryStore()
+    Rollout("v2", "v1", name="churn", store=store, events=Stream()).tick()
+    with pytest.raises(BadConfiguration, match="another name"):
+        Rollout("v3", "v1", name="churn", store=store)
 
 
-Reference.TestCase.settings = settings(max_examples=60, stateful_step_count=20)
-TestReference = Reference.TestCase
+# -- every kind of guard ----------------------------------------------------------------
 
 
-def test_the_page_shows_the_diagram_of_the_table():
-    page = (Path(__file__).parents[2] / "docs/how-to/rollout.md").read_text()
-    assert ROLLOUT.diagram() in page
+def feed(rollout, *, canary_ok=True, seconds=0.1, differ=False, click=1.0, count=400):
+    """Requests of both arms, and shadow answers."""
+    for place in range(count):
+        rollout.observe_outcome("stable", ok=True, seconds=0.1)
+        rollout.observe_outcome("canary", ok=canary_ok or place % 4 != 0, seconds=seconds)
+        rollout.observe_answers(1.0 if differ else 0.0, 0.0)
+        rollout.observe_metric("clicks", "stable", 1.0)
+        rollout.observe_metric("clicks", "canary", click)
+
+
+@pytest.mark.parametrize(
+    ("harm", "guard"),
+    [
+        ({"canary_ok": False}, "error rate"),
+        ({"seconds": 0.3}, "latency p90"),
+        ({"seconds": 2.0}, "floor"),
+        ({"differ": True}, "disagreement"),
+        ({"click": 0.0}, "clicks"),
+    ],
+)
+def test_each_guard_hears_what_it_guards_and_rolls_back(harm, guard):
+    every = [
+        ErrorRate(),
+        Latency(q=0.9),
+        Floor(limit=0.05, seconds=1.0),
+        Disagreement(),
+        Metric("clicks"),
+    ]
+    good = make(shadow=False, guards=every, step_seconds=0)
+    good.tick()
+    feed(good, count=600)
+    assert good.tick() == [SetCanary("v2", 0.5)]
+    bad = make(
+        shadow=False,
+        guards=[g for g in every if g.name == guard]
+        + [Metric("clicks", tolerance=0.9)] * (guard != "clicks"),
+    )
+    bad.tick()
+    feed(bad, **harm)
+    [command] = bad.tick()
+    assert isinstance(command, RollBack)
+    assert command.reason.startswith(f"{guard}: ")
+
+
+def test_a_metric_that_no_guard_has_is_refused():
+    with pytest.raises(BadConfiguration, match="clicks"):
+        make(guards=[Metric("clicks")]).observe_metric("click", "canary", 1.0)
+
+
+def test_other_arms_are_left_out():
+    rollout = make(guards=[ErrorRate(), Metric("clicks")], shadow=False)
+    for _ in range(100):
+        rollout.observe_outcome("pinned", ok=False)
+        rollout.observe_metric("clicks", "pinned", 0.0)
+        rollout.observe_outcome("canary", ok=True)
+    assert {f.numbers["in_all"] for f in rollout.findings().values()} == {0}
+
+
+def test_guards_that_two_rollouts_were_given_are_not_shared():
+    guards = [PairedLoss(enough=10)]
+    first, second = make(guards=guards), make(guards=guards)
+    first.observe_pairs(BAD)
+    assert second.findings()["paired loss"].numbers["in_all"] == 0
+
+
+# -- what holds it back -----------------------------------------------------------------
+
+
+def test_a_step_asks_for_its_least_number_of_requests():
+    clock = ManualClock()
+    rollout = make(clock, min_requests=25)
+    rollout.tick()
+    clock.advance(61)
+    rollout.observe_pairs(GOOD * 2)
+    assert rollout.tick() == []
+    assert rollout.to_dict()["holding"] == "20 of 25 requests in this step"
+    rollout.observe_pairs(GOOD)
+    assert rollout.tick() == [SetCanary("v2", 0.1)]
+    clock.advance(61)
+    rollout.observe_pairs(GOOD * 2)
+    assert rollout.tick() == []
+
+
+def test_while_the_calendar_is_closed_nothing_goes_on_and_harm_still_rolls_back():
+    clock, closed = ManualClock(), {"reason": "weekend"}
+    rollout = make(clock, calendar=lambda now: closed["reason"])
+    assert (rollout.tick(), rollout.phase) == ([], RolloutPhase.PENDING)
+    closed["reason"] = None
+    assert rollout.tick() == [StartShadow("v2")]
+    closed["reason"] = "weekend"
+    rollout.observe_pairs(GOOD)
+    clock.advance(1000)
+    assert rollout.tick() == []
+    assert rollout.to_dict()["holding"] == "calendar: weekend"
+    closed["reason"] = None
+    assert rollout.tick() == [SetCanary("v2", 0.1)]
+    closed["reason"] = "weekend"
+    rollout.observe_pairs(BAD)
+    assert isinstance(rollout.tick()[0], RollBack)
+
+
+def test_a_calendar_that_raises_holds():
+    clock = ManualClock()
+    rollout = make(clock, calendar=lambda now: 1 / 0)
+    clock.advance(1000)
+    assert (rollout.tick(), rollout.phase) == ([], RolloutPhase.PENDING)
+    assert "ZeroDivisionError" in rollout.to_dict()["holding"]
+
+
+def test_a_rollout_may_be_frozen_before_it_begins():
+    clock = ManualClock()
+    rollout = make(clock)
+    rollout.freeze("not before monday")
+    assert rollout.tick() == []
+    assert rollout.to_dict()["holding"] == "frozen: not before monday"
+    rollout.unfreeze()
+    assert rollout.phase is RolloutPhase.PENDING
+    assert rollout.tick() == [StartShadow("v2")]
+
+
+def test_frozen_a_restarted_process_is_told_what_the_frozen_phase_needs():
+    clock, store = ManualClock(), MemoryStore()
+    first = make(clock, store=store, shadow=False)
+    first.tick()
+    first.freeze("look at this")
+    again = make(clock, store=store, shadow=False)
+    assert (again.tick(), again.share) == ([SetCanary("v2", 0.1)], 0.1)
+
+
+# -- commands ---------------------------------------------------------------------------
+
+
+def test_commands_of_a_ticker_that_died_are_handed_to_another():
+    clock, store = ManualClock(), MemoryStore()
+    one, two = make(clock, store=store), make(clock, store=store)
+    two.tick()
+    one.observe_pairs(BAD)
+    assert isinstance(one.tick()[0], RollBack)
+    # One is killed before it could carry out the roll back.
+    assert two.tick() == []
+    clock.advance(61)
+    assert isinstance(two.tick()[0], RollBack)
+    assert two.tick() == []
+    clock.advance(1000)
+    assert two.tick() == []
+
+
+def test_commands_of_a_ticker_that_ticks_again_are_not_repeated():
+    clock, store = ManualClock(), MemoryStore()
+    one, two = make(clock, store=store), make(clock, store=store)
+    one.tick()
+    one.tick()
+    clock.advance(1000)
+    assert two.tick() == []
+
+
+def test_a_word_from_another_process_is_carried_out_by_who_ticks():
+    clock, store = ManualClock(), MemoryStore()
+    server, console = make(clock, store=store), make(clock, store=store)
+    server.tick()
+    console.abort("complaints")
+    assert server.tick() == [RollBack("v2", "complaints")]
+    assert server.tick() == []
+
+
+# -- metrics that are read --------------------------------------------------------------
+
+
+def warehouse(rows, asked=None):
+    def read(since, until):
+        if asked is not None:
+            asked.append((since, until))
+        return [(arm, value) for at, arm, value in rows if since <= at < until]
+
+    return read
+
+
+def test_a_metric_is_read_stretch_by_stretch_by_whoever_ticks():
+    clock, store, asked = ManualClock(), MemoryStore(), []
+    began = clock.time()
+    rows = [(began + t, "canary" if t % 2 else "stable", 1.0) for t in range(300)]
+    metric = Metric("clicks", read=warehouse(rows, asked), every=60, enough=100)
+    one, two = (make(clock, store=store, guards=[metric]) for _ in range(2))
+    one.tick()
+    for ticker in (one, two, two, one):
+        clock.advance(31)
+        ticker.tick()
+    assert asked == [(began, began + 62), (began + 62, began + 124)]
+    assert one.findings()["clicks"].numbers["in_all"] == 62
+    clock.advance(176)
+    assert two.tick() == [SetCanary("v2", 0.1)]
+
+
+def test_a_metric_that_cannot_be_read_holds_and_is_read_again():
+    clock, rows = ManualClock(), []
+    rows += [(clock.time() + t / 2, "canary" if t % 2 else "stable", 1.0) for t in range(400)]
+    broken = {"now": True}
+
+    def read(since, until):
+        if broken["now"]:
+            raise ConnectionError("warehouse")
+        return warehouse(rows)(since, until)
+
+    rollout = make(clock, guards=[PairedLoss(enough=1), Metric("clicks", read=read, enough=50)])
+    rollout.tick()
+    rollout.observe_pairs(GOOD)
+    clock.advance(100)
+    assert rollout.tick() == []
+    broken["now"] = False
+    clock.advance(61)
+    assert rollout.tick() == [SetCanary("v2", 0.1)]
+    clock.advance(61)
+    rollout.observe_pairs(GOOD)
+    broken["now"] = True
+    assert rollout.tick() == []
+    assert "warehouse" in rollout.to_dict()["holding"]
+
+
+def test_a_metric_that_is_read_finds_harm():
+    clock, rows = ManualClock(), []
+    rows += [(clock.time() + t, "canary" if t % 2 else "stable", 1 - t % 2) for t in range(300)]
+    rollout = make(clock, guards=[Metric("clicks", read=warehouse(rows), lag=30)])
+    rollout.tick()
+    clock.advance(60)
+    assert rollout.tick() == []
+    clock.advance(30)
+    assert isinstance(rollout.tick()[0], RollBack)
+
+
+# -- long rollouts ----------------------------------------------------------------------
+
+
+def test_harm_that_begins_after_a_long_good_time_is_found_soon():
+    clock = ManualClock()
+    rollout = make(clock, step_seconds=1e9, guards=[PairedLoss()])
+    rollout.tick()
+    for _ in range(30):
+        rollout.observe_pairs([(0.1, 0.1)] * 1000)
+        rollout.tick()
+    rollout.observe_pairs([(0.9, 0.1)] * 40)
+    assert isinstance(rollout.tick()[0], RollBack)
+
+
+def test_the_record_of_a_long_rollout_stays_small():
+    clock, store = ManualClock(), MemoryStore()
+    rollout = make(clock, store=store, step_seconds=1e9, guards=[PairedLoss(), ErrorRate()])
+    rollout.tick()
+    for _ in range(30):
+        rollout.observe_pairs([(0.1, 0.1)] * 1000)
+        rollout.tick()
+    for _ in range(300):
+        rollout.freeze("x")
+        rollout.unfreeze()
+    sizes = [len(value) for value, _ in store._states.values()]
+    assert max(sizes) < 150_000
+    assert rollout.findings()["paired loss"].numbers["in_all"] == 30_000

@@ -65,6 +65,16 @@ def test_keys_split_a_list_and_keep_its_order(kind):
     assert server.predict_batch(rows, keys=rows) == expected(server, rows)
 
 
+def test_model_that_knows_only_batches_answers_single_rows():
+    class Only:
+        def predict_batch(self, rows):
+            return [row + 1 for row in rows]
+
+    server = VersionedModelServer(events=Stream())
+    server.load_model("v1", Only(), warm_up=[1])
+    assert (server.predict(1, "v1"), server.predict_batch([1, 2], "v1")) == (2, [2, 3])
+
+
 def test_keys_split_an_array_into_one_call_a_version():
     server, models = serving()
     rows = np.arange(50)

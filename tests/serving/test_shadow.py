@@ -2,13 +2,16 @@
 
 import os
 import threading
+from random import Random
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from prodml.errors import BadConfiguration, RejectedAnswer
 from prodml.events import ShadowScored, Stream
-from prodml.serving import ShadowStats, VersionedModelServer
-from prodml.serving.shadow import Shadow
+from prodml.serving import ShadowDiff, ShadowStats, VersionedModelServer
+from prodml.serving.shadow import Shadow, weight
 from prodml.testing import ManualClock, Recorder
 
 PATIENCE = 10.0
@@ -242,7 +245,7 @@ def test_idle_thread_ends_and_the_next_copy_starts_another():
     route = server.resolve()
     route.release()
     for _ in range(2):
-        shadow.offer(["v2"], route, {}, 1)
+        shadow.offer({"v2": 1.0}, route, {}, 1)
         assert shadow.drain(PATIENCE)
         thread = shadow._thread
         if thread is not None:
@@ -293,3 +296,192 @@ def test_settings_of_the_queue_are_fixed():
 
     with pytest.raises(BadConfiguration, match="cannot change"):
         retune(VersionedModelServer(), shadow_size=5)
+
+
+# -- bounds -----------------------------------------------------------------------------
+
+
+def test_bytes_are_bounded_too():
+    gate = Gate()
+    server, _ = serving(gate, shadow_bytes="10 kB")
+    for _ in range(5):
+        server.predict({"image": bytes(4000)})
+    gate.opened.set()
+    assert server.drain(PATIENCE)
+    assert server.shadow_stats() == ShadowStats(offered=5, scored=2, dropped=3)
+    assert server._shadow._bytes == 0
+
+
+def test_copy_that_has_waited_too_long_is_dropped():
+    gate, clock = Gate(), ManualClock()
+    server, _ = serving(gate, clock=clock, shadow_age=30.0)
+    server.predict({})
+    assert gate.entered.wait(PATIENCE)
+    server.predict({})
+    clock.advance(31.0)
+    gate.opened.set()
+    assert server.drain(PATIENCE)
+    assert server.shadow_stats() == ShadowStats(offered=2, scored=1, dropped=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [
+        (np.zeros(1000), 8000, 8000),
+        ({"a": np.zeros(1000), "b": "x"}, 8000, 9000),
+        ([bytes(500)] * 3, 1500, 2000),
+        (pd.DataFrame(np.zeros((10, 5))), 400, 400),
+        (7, 20, 40),
+    ],
+)
+def test_weight_is_about_what_a_copy_keeps(value, least, most):
+    assert least <= weight(value) <= most
+
+
+def test_share_of_the_requests_is_copied():
+    server, _ = serving(lambda features: 7, shadow="inline", rng=Random(0))
+    server.route(shadow={"v2": 0.25})
+    for _ in range(4000):
+        server.predict({})
+    assert server.shadow_stats().offered / 4000 == pytest.approx(0.25, abs=0.03)
+    assert server.shadow_versions == ("v2",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shadow_bytes": 0}, "shadow_bytes"),
+        ({"shadow_bytes": "much"}, "shadow_bytes"),
+        ({"shadow_age": -1.0}, "shadow_age"),
+        ({"shadow_rtol": -1.0}, "shadow_rtol"),
+        ({"shadow_atol": float("nan")}, "shadow_atol"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(BadConfiguration, match=message):
+        VersionedModelServer(**settings)
+
+
+# -- differences ------------------------------------------------------------------------
+
+
+def number(x):
+    return float(x)
+
+
+def compared(stable, shadow, **settings):
+    server = VersionedModelServer(events=Stream(), shadow="inline", **settings)
+    server.load_model("v1", stable)
+    server.load_model("v2", shadow)
+    server.set_default_version("v1")
+    server.route(shadow=["v2"])
+    return server
+
+
+def test_disagreement_is_counted_beyond_the_tolerance():
+    server = compared(lambda x: float(x), lambda x: x + (x % 10 == 0) * 0.5, shadow_atol=0.1)
+    for x in range(100):
+        server.predict(x)
+    diff = server.shadow_diffs()["v2"]
+    assert (diff.compared, diff.disagreed, diff.failed) == (100, 10, 0)
+    assert diff.rate == 0.1
+    assert diff.apart == pytest.approx(0.05)
+    low, high = diff.interval()
+    assert 0.05 < low < 0.1 < high < 0.18
+
+
+def test_interval_is_that_of_wilson():
+    from statsmodels.stats.proportion import proportion_confint
+
+    for n, k, confidence in [(10, 0, 0.95), (1000, 20, 0.99), (7, 7, 0.9), (1, 0, 0.5)]:
+        diff = ShadowDiff(version="v2", compared=n, disagreed=k)
+        expected = proportion_confint(k, n, alpha=1 - confidence, method="wilson")
+        assert diff.interval(confidence) == pytest.approx(expected, abs=1e-12)
+
+
+def test_nothing_compared_says_nothing():
+    diff = ShadowDiff(version="v2")
+    assert diff.rate != diff.rate
+    assert diff.interval() == (0.0, 1.0)
+
+
+def test_ten_largest_differences_are_kept_with_their_rows():
+    server = compared(lambda row: 0.0, lambda row: float(row["x"]))
+    for x in [*range(50), 7]:
+        server.predict({"x": x})
+    largest = server.shadow_diffs()["v2"].largest
+    assert [found.apart for found in largest] == list(range(49, 39, -1))
+    assert largest[0] == (49.0, 0.0, 49.0, {"x": 49}, "")
+
+
+def test_labels_that_differ_are_infinitely_far_apart():
+    server = compared(lambda x: "ham", lambda x: "spam" if x else "ham")
+    for x in (0, 1, 1):
+        server.predict(x)
+    diff = server.shadow_diffs()["v2"]
+    assert (diff.disagreed, diff.compared, diff.apart) == (2, 3, 0.0)
+    assert [found.apart for found in diff.largest] == [float("inf")] * 2
+
+
+def test_failures_are_counted_apart():
+    server = compared(number, lambda x: 1 / x)
+    server.predict(0)
+    server.predict(1)
+    diff = server.shadow_diffs()["v2"]
+    assert (diff.compared, diff.disagreed, diff.failed) == (1, 0, 1)
+
+
+def test_batches_are_compared_row_by_row_with_their_ids():
+    server = compared(np.array, lambda rows: rows + (rows > 1))
+    route = server.resolve()
+    route.release()
+    rows = np.array([1.0, 2.0, 3.0])
+    server.mirror(route, rows, route.predict(rows), ["a", "b", "c"], batch=True)
+    diff = server.shadow_diffs()["v2"]
+    assert (diff.compared, diff.disagreed) == (3, 2)
+    assert {(found.request_id, found.features) for found in diff.largest} == {
+        ("b", 2.0),
+        ("c", 3.0),
+    }
+
+
+def test_large_rows_are_not_kept():
+    server = compared(lambda row: 0, lambda row: 1)
+    server.predict({"image": bytes(100_000)})
+    (found,) = server.shadow_diffs()["v2"].largest
+    assert found.features is None
+
+
+def test_answers_that_refuse_to_be_compared_disagree():
+    class Odd:
+        def __eq__(self, other):
+            raise OSError
+
+        __hash__ = None
+
+    server = compared(lambda x: Odd(), lambda x: Odd())
+    server.predict(1)
+    assert server.shadow_diffs()["v2"].disagreed == 1
+
+
+def test_version_loaded_anew_begins_anew():
+    server = compared(number, lambda x: x + 1.0)
+    server.predict(1)
+    server.route()
+    server.unload_model("v2")
+    server.load_model("v2", number)
+    server.route(shadow=["v2"])
+    server.predict(1)
+    diff = server.shadow_diffs()["v2"]
+    assert (diff.compared, diff.disagreed) == (1, 0)
+
+
+def test_comparisons_of_the_last_eight_versions_are_kept():
+    server = VersionedModelServer(events=Stream(), shadow="inline")
+    server.load_model("v0", number)
+    server.set_default_version("v0")
+    for n in range(1, 12):
+        server.load_model(f"v{n}", number)
+        server.route(shadow=[f"v{n}"])
+        server.predict(1)
+    assert list(server.shadow_diffs()) == [f"v{n}" for n in range(4, 12)]

@@ -20,6 +20,7 @@ from prodml.errors import BadConfiguration, StoreUnavailable
 from prodml.integrations import redis_commands as commands
 from prodml.integrations import redis_records
 from prodml.integrations.redis_commands import Operation, Refused
+from prodml.integrations.redis_nudges import Ear
 from prodml.integrations.redis_protocol import Command, Refusal, get_request
 from prodml.integrations.redis_wire import NoWire, Wires, dialled
 from prodml.integrations.redis_wire_async import AsyncWires, adialled
@@ -171,9 +172,14 @@ class _Records(_Base):
         """Value and revision of the record ``key``; ``(None, 0)`` when it was never written."""
         return cast("tuple[bytes | None, int]", self._run(lambda c: redis_records.read(c, key)))
 
-    def commit(self, key: str, value: bytes, revision: int) -> int:
-        """Write the record if its revision is ``revision``; return the new one."""
-        return cast("int", self._run(lambda c: redis_records.commit(c, key, value, revision)))
+    def commit(self, key: str, value: bytes, revision: int, *, lease: Lease | None = None) -> int:
+        """Write the record if its revision is ``revision``; return the new one.
+
+        With a ``lease``, only while that is held, by the server's clock; else ``LeaseLost``.
+        In a cluster, record and lease must have the same name.
+        """
+        written = self._run(lambda c: redis_records.commit(c, key, value, revision, lease))
+        return cast("int", written)
 
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
         """Take lease ``name`` for ``ttl`` seconds unless somebody else holds it."""
@@ -304,6 +310,22 @@ class RedisStore(_Records):
         # One trip, and another to a server that does not know the script yet.
         taken = self._do(take()) or self._do(take(known=False))
         return cast("tuple[bool, float]", taken)
+
+    def nudge(self, channel: str) -> None:
+        """Ring at everybody who listens to ``channel`` now."""
+        self._run(lambda client: client.publish(channel, b""))
+
+    def listen(self, channel: str) -> Ear | None:
+        """A connection of its own that rings on ``channel``; None if this client has none."""
+        if not self._source.raw:
+            return None
+        try:
+            dial = self._source.dialling(_redis(), self._no_retry, self.timeout)
+            return Ear(dialled(*dial), channel)
+        except NoWire:
+            return None
+        except (_redis().RedisError, OSError, ValueError) as error:
+            raise self._unavailable(error) from error
 
     def close(self) -> None:
         """Let go of the connections; the next use opens new ones."""

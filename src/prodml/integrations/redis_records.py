@@ -14,6 +14,9 @@ from prodml.stores import Lease
 __all__ = ["acquire", "commit", "read", "release", "renew"]
 
 _COMMIT: Final = """
+if ARGV[3] and redis.call('HGET', KEYS[2], 't') ~= ARGV[3] then
+  return {-1, 0}
+end
 local found = tonumber(redis.call('HGET', KEYS[1], 'r') or '0')
 if found ~= tonumber(ARGV[2]) then
   return {0, found}
@@ -54,9 +57,17 @@ def read(client: Any, key: str) -> tuple[bytes | None, int]:
     return value.encode() if isinstance(value, str) else cast("bytes", value), int(revision)
 
 
-def commit(client: Any, key: str, value: bytes, revision: int) -> int:
-    """Write ``value`` if the revision is ``revision``; return the new one."""
-    written, found = client.register_script(_COMMIT)(keys=[key], args=[value, revision])
+def commit(client: Any, key: str, value: bytes, revision: int, lease: Lease | None = None) -> int:
+    """Write ``value`` if the revision is ``revision`` and ``lease`` is held; return the new one.
+
+    For the sake of clusters, record and lease must go by the same name.
+    """
+    keys, args = [key], [value, revision]
+    if lease is not None:
+        keys, args = [key, _lease_keys(lease.name)[0]], [value, revision, lease.token]
+    written, found = client.register_script(_COMMIT)(keys=keys, args=args)
+    if lease is not None and written == -1:
+        raise LeaseLost(lease.name, lease.token)
     if not written:
         raise Conflict(key, revision, int(found))
     return int(found)

@@ -9,25 +9,60 @@
 >>> [move.new for move in registry.history("churn", "champion")]
 ['1']
 
-``registry.py`` has the registry, ``files.py`` where bytes and records lie,
-``serializers.py`` how a model becomes bytes: no pickle unless you pass one.
+``registry.py`` has the registry; ``version.py``, ``lineage.py`` and ``environment.py`` what
+is said about a version, ``aliases.py`` who points at it, ``retention.py`` how long it stays.
+``serializers.py`` and its neighbours turn models into bytes (no pickle unless you pass
+one), ``signing.py`` says whose they are, ``files.py`` and ``stored.py`` where they lie.
 """
 
-from prodml.registry.files import Archive
-from prodml.registry.registry import AliasMove, ModelRegistry
+from prodml.registry.aliases import AliasMove, AliasWatch
+from prodml.registry.audit import Audit, audit
+from prodml.registry.bundle import Bundle
+from prodml.registry.environment import Environment, EnvironmentWarning
+from prodml.registry.files import Archive, Directory
+from prodml.registry.lineage import Family, Lineage
+from prodml.registry.onnx_serializer import ONNXSerializer
+from prodml.registry.registry import ModelRegistry
+from prodml.registry.retention import Pruned, Retention
 from prodml.registry.serializers import (
+    BundleSerializer,
     BytesSerializer,
     JSONSerializer,
     PickleSerializer,
     Serializer,
 )
+from prodml.registry.signing import PublicKey, Signer, SigningKey, Verifier
+from prodml.registry.skops_serializer import SkopsSerializer
+from prodml.registry.stored import StoreArchive
+from prodml.registry.version import ModelVersion, StoredFile
 
 __all__ = [
     "AliasMove",
+    "AliasWatch",
     "Archive",
+    "Audit",
+    "Bundle",
+    "BundleSerializer",
     "BytesSerializer",
+    "Directory",
+    "Environment",
+    "EnvironmentWarning",
+    "Family",
     "JSONSerializer",
+    "Lineage",
     "ModelRegistry",
+    "ModelVersion",
+    "ONNXSerializer",
     "PickleSerializer",
+    "Pruned",
+    "PublicKey",
+    "Retention",
     "Serializer",
+    "Signer",
+    "SigningKey",
+    "SkopsSerializer",
+    "StoreArchive",
+    "StoredFile",
+    "Verifier",
+    "audit",
 ]

@@ -1,4 +1,4 @@
-"""Where a registry keeps its records and artifacts: a directory, or any durable store.
+"""Where a registry keeps its records and artifacts: the contract, and a directory.
 
 Two kinds of things are kept.  An **artifact** is bytes under their SHA-256.  A **record**
 is a numbered entry of a list (the versions of a model, the moves of an alias) that is
@@ -9,41 +9,69 @@ an artifact that nobody refers to.
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import KW_ONLY, dataclass, field
+from os.path import exists
 from pathlib import Path
-from typing import Protocol
-from uuid import uuid4
+from typing import Final, Protocol, final
 
-from prodml.errors import Conflict, CorruptRecord, StoreUnavailable
-from prodml.stores import DurableStore
+from prodml.clock import SYSTEM_CLOCK, Clock
+from prodml.errors import CorruptRecord
+from prodml.registry.disk import make_folder, move, publish, reaching, read_file, written
+from prodml.registry.lock import FileLock
+from prodml.registry.records import DIGEST, digest_of
 
-__all__ = ["Archive", "Directory", "StoreArchive", "digest_of"]
+__all__ = ["Archive", "Artifact", "Directory"]
 
-_RECORD = re.compile(r"([0-9]{8})\.json")
+_RECORD: Final = re.compile(r"([0-9]{8})\.json")
+_STALE: Final = 86_400.0
 
 
-def digest_of(data: bytes) -> str:
-    """SHA-256 of ``data``, in hexadecimal.
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Something kept under ``digest``: its ``size`` in bytes and ``age`` in seconds."""
 
-    Examples
-    --------
-    >>> digest_of(b"")[:16]
-    'e3b0c44298fc1c14'
-    """
-    return sha256(data).hexdigest()
+    digest: str
+    size: int
+    age: float
 
 
 class Archive(Protocol):
-    """Keeps artifacts by digest and records by list."""
+    """Keeps artifacts by digest and records by list.
 
-    def put(self, digest: str, data: bytes) -> None:
-        """Keep an artifact; a second time does nothing, or mends what was damaged."""
+    Readers ask for no lock.  Writers hold :meth:`writing`; what takes long is staged
+    before.
+    """
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Keep out every other writer, of this process and of others."""
         ...
 
-    def get(self, digest: str) -> bytes:
-        """Bytes kept under ``digest``, not yet verified; ``CorruptRecord`` if there are none."""
+    def stage(self, digest: str, data: bytes) -> None:
+        """Prepare an artifact outside the lock; may do nothing."""
+        ...
+
+    def put(self, digest: str, data: bytes) -> None:
+        """Keep an artifact, under the lock; a second time does nothing."""
+        ...
+
+    def get(self, digest: str, size: int) -> bytes:
+        """Bytes under ``digest``, not yet verified, one too many if there are more than ``size``.
+
+        Raises
+        ------
+        CorruptRecord
+            There are none.
+        """
+        ...
+
+    def remove(self, digest: str) -> None:
+        """Forget an artifact, under the lock."""
+        ...
+
+    def artifacts(self) -> Sequence[Artifact]:
+        """Everything that is kept."""
         ...
 
     def add(self, topic: str, number: int, data: bytes) -> bool:
@@ -51,25 +79,39 @@ class Archive(Protocol):
         ...
 
     def count(self, topic: str) -> int:
-        """How many records a list has; they are numbered from 1 without gaps."""
+        """How many records a list has; they are numbered from 1 without gaps.  Cheap."""
         ...
 
     def record(self, topic: str, number: int) -> bytes:
-        """Content of record ``number``; ``CorruptRecord`` if it is damaged."""
+        """Content of record ``number``; ``CorruptRecord`` if it is missing."""
         ...
 
     def topics(self, prefix: str) -> Sequence[str]:
         """Names of the lists directly under ``prefix``, sorted; some may be empty."""
         ...
 
+    def tidy(self) -> None:
+        """Remove what killed writers have left half done, under the lock."""
+        ...
 
+
+@final
 @dataclass(slots=True)
 class Directory:
     """An archive in a directory that any number of processes share.
 
     Everything is written to a file of its own in ``tmp``, forced to the disk, and then
-    linked to its name, which fails if the name exists: POSIX ``link(2)`` is atomic, also
-    over NFS.  The directory appears with the first write.
+    linked to its name, which fails if the name exists.  The directory appears with the
+    first write; reading needs no right to write.
+
+    Parameters
+    ----------
+    path
+        The directory.
+    patience
+        Seconds that a writer waits for another one.
+    clock
+        Tells the age of artifacts, and waits.
 
     Raises
     ------
@@ -86,81 +128,114 @@ class Directory:
     """
 
     path: str | os.PathLike[str]
+    _: KW_ONLY
+    patience: float = 60.0
+    clock: Clock = SYSTEM_CLOCK
+    _base: str = field(init=False, repr=False)
+    # What a list had when it was last looked at; lists only grow.
+    _counts: dict[str, int] = field(default_factory=dict[str, int], init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._base = os.fspath(self.path)
+
+    @contextmanager
+    def writing(self) -> Generator[None, None, None]:
+        """Keep out every other writer."""
+        with reaching(self.path):
+            make_folder(self._root, self._root)
+        with FileLock(self._root / "lock", patience=self.patience, clock=self.clock).held():
+            yield
+
+    # -- artifacts ----------------------------------------------------------------------
+
+    def stage(self, digest: str, data: bytes) -> None:
+        """Write an artifact that is not there, or is damaged, before the lock is taken."""
+        with reaching(self.path):
+            # Reading it costs less than the disk: a damaged artifact is mended in passing.
+            if not self._holds(digest, data):
+                self._replace(digest, data)
 
     def put(self, digest: str, data: bytes) -> None:
-        """Keep an artifact."""
-        target = self._artifact(digest)
-        try:
-            # Reading it costs less than the disk: a damaged artifact is mended in passing.
-            if target.exists() and digest_of(target.read_bytes()) == digest:
-                return
-            written = self._written(data)
-            self._make(target.parent)
-            written.replace(target)
-            _force(target.parent)
-        except OSError as error:
-            raise StoreUnavailable(str(self.path), str(error)) from error
+        """Keep an artifact, which :meth:`stage` has verified if it is there."""
+        with reaching(self.path):
+            if not self._artifact(digest).exists():
+                self._replace(digest, data)
 
-    def get(self, digest: str) -> bytes:
+    def get(self, digest: str, size: int) -> bytes:
         """Bytes kept under ``digest``."""
-        target = self._artifact(digest)
-        try:
-            return target.read_bytes()
-        except FileNotFoundError:
-            raise CorruptRecord(str(target), "the artifact is missing") from None
-        except OSError as error:
-            raise StoreUnavailable(str(target), str(error)) from error
+        file = self._artifact(digest)
+        with reaching(file):
+            try:
+                return read_file(file, size)
+            except FileNotFoundError:
+                raise CorruptRecord(str(file), "the artifact is missing") from None
+
+    def remove(self, digest: str) -> None:
+        """Forget an artifact."""
+        with reaching(self.path):
+            self._artifact(digest).unlink(missing_ok=True)
+
+    def artifacts(self) -> Sequence[Artifact]:
+        """Everything that is kept; another file in its place is not ours."""
+        now, kept = self.clock.time(), list[Artifact]()
+        with reaching(self.path):
+            for file in sorted((self._root / "artifacts").glob("*/*")):
+                if DIGEST.fullmatch(file.name):
+                    with suppress(FileNotFoundError):
+                        found = file.lstat()
+                        kept.append(Artifact(file.name, found.st_size, now - found.st_mtime))
+        return kept
+
+    # -- records ------------------------------------------------------------------------
 
     def add(self, topic: str, number: int, data: bytes) -> bool:
-        """Add a record with its checksum."""
-        target = self._record(topic, number)
-        try:
-            written = self._written(digest_of(data).encode() + b"\n" + data)
+        """Add a record."""
+        target = Path(self._record(topic, number))
+        with reaching(self.path):
+            fresh = written(self._root / "tmp", data, self._root)
             try:
-                self._make(target.parent)
-                os.link(written, target)
-                _force(target.parent)
-            except FileExistsError:
-                return False
-            finally:
-                written.unlink()
-        except OSError as error:
-            raise StoreUnavailable(str(self.path), str(error)) from error
-        return True
+                make_folder(target.parent, self._root)
+            except BaseException:
+                fresh.unlink()
+                raise
+            return publish(fresh, target)
 
     def count(self, topic: str) -> int:
         """How many records a list has."""
-        folder = self._root / "records" / topic
-        try:
-            found = [_RECORD.fullmatch(entry.name) for entry in folder.iterdir()]
-        except FileNotFoundError:
-            return 0
-        except OSError as error:
-            raise StoreUnavailable(str(folder), str(error)) from error
-        return max((int(match[1]) for match in found if match), default=0)
+        number = self._counts.get(topic, 0)
+        if not (number and exists(self._record(topic, number))):  # noqa: PTH110
+            number = self._listed(topic)
+        while exists(self._record(topic, number + 1)):  # noqa: PTH110
+            number += 1
+        self._counts[topic] = number
+        return number
 
     def record(self, topic: str, number: int) -> bytes:
-        """Content of a record, checked against its checksum."""
+        """Content of a record."""
         file = self._record(topic, number)
-        try:
-            checksum, _, data = file.read_bytes().partition(b"\n")
-        except FileNotFoundError:
-            raise CorruptRecord(str(file), "the record is missing") from None
-        except OSError as error:
-            raise StoreUnavailable(str(file), str(error)) from error
-        if checksum.decode("ascii", "replace") != digest_of(data):
-            raise CorruptRecord(str(file), "the content does not match its checksum")
-        return data
+        with reaching(file):
+            try:
+                return read_file(file)
+            except FileNotFoundError:
+                raise CorruptRecord(file, "the record is missing") from None
 
     def topics(self, prefix: str) -> Sequence[str]:
         """Names of the lists under ``prefix``."""
         folder = self._root / "records" / prefix
-        try:
+        with reaching(folder), suppress(FileNotFoundError):
             return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreUnavailable(str(folder), str(error)) from error
+        return []
+
+    def tidy(self) -> None:
+        """Remove files in ``tmp`` that nobody has finished for a day."""
+        now = self.clock.time()
+        with reaching(self.path):
+            for file in (self._root / "tmp").glob("*"):
+                with suppress(FileNotFoundError):
+                    if now - file.lstat().st_mtime > _STALE:
+                        file.unlink()
+
+    # -- inside -------------------------------------------------------------------------
 
     @property
     def _root(self) -> Path:
@@ -169,105 +244,31 @@ class Directory:
     def _artifact(self, digest: str) -> Path:
         return self._root / "artifacts" / digest[:2] / digest
 
-    def _record(self, topic: str, number: int) -> Path:
-        return self._root / "records" / topic / f"{number:08}.json"
+    def _record(self, topic: str, number: int) -> str:
+        # Whoever follows an alias asks every second: building a path object takes longer
+        # than asking the system.
+        return f"{self._base}/records/{topic}/{number:08}.json"
 
-    def _make(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        # A new folder is on the disk when the folder above it is.
-        for above in folder.parents:
-            _force(above)
-            if above == self._root.parent:
-                return
+    def _holds(self, digest: str, data: bytes) -> bool:
+        file = self._artifact(digest)
+        with suppress(FileNotFoundError):
+            if digest_of(read_file(file, len(data))) == digest:
+                # Young again, so that nobody takes it for something forgotten.
+                with suppress(PermissionError):
+                    os.utime(file)
+                return True
+        return False
 
-    def _written(self, data: bytes) -> Path:
-        folder = self._root / "tmp"
-        self._make(folder)
-        # Not a temporary file of the standard library: those only their owner may read.
-        written = folder / uuid4().hex
-        with written.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return written
+    def _replace(self, digest: str, data: bytes) -> None:
+        target = self._artifact(digest)
+        fresh = written(self._root / "tmp", data, self._root)
+        make_folder(target.parent, self._root)
+        move(fresh, target)
 
-
-def _force(folder: Path) -> None:
-    """Force the names in ``folder`` to the disk, where the system can."""
-    if not hasattr(os, "O_DIRECTORY"):  # pragma: no cover
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@dataclass(slots=True)
-class StoreArchive:
-    """An archive in a durable store: in memory for tests, in SQLite for one file.
-
-    Examples
-    --------
-    >>> from prodml.stores import MemoryStore
-    >>> archive = StoreArchive(MemoryStore())
-    >>> archive.add("models/churn", 1, b"{}"), archive.add("models/churn", 1, b"late")
-    (True, False)
-    """
-
-    store: DurableStore
-    prefix: str = "registry"
-
-    def put(self, digest: str, data: bytes) -> None:
-        """Keep an artifact."""
-        key = f"{self.prefix}/artifacts/{digest}"
-        kept, revision = self.store.read(key)
-        if kept is not None and digest_of(kept) == digest:
-            return
-        try:
-            self.store.commit(key, data, revision)
-        except Conflict:
-            # Somebody has just kept the same bytes: the name is their digest.
-            return
-
-    def get(self, digest: str) -> bytes:
-        """Bytes kept under ``digest``."""
-        kept, _ = self.store.read(f"{self.prefix}/artifacts/{digest}")
-        if kept is None:
-            raise CorruptRecord(digest, "the artifact is missing")
-        return kept
-
-    def add(self, topic: str, number: int, data: bytes) -> bool:
-        """Add a record; the topic's revision is the number of its records."""
-        key = f"{self.prefix}/records/{topic}"
-        if number == 1:
-            self._announce(topic)
-        try:
-            self.store.commit(key, b"", number - 1, rows=[(key, data)])
-        except Conflict:
-            return False
-        return True
-
-    def count(self, topic: str) -> int:
-        """How many records a list has."""
-        return self.store.read(f"{self.prefix}/records/{topic}")[1]
-
-    def record(self, topic: str, number: int) -> bytes:
-        """Content of a record."""
-        key = f"{self.prefix}/records/{topic}"
-        rows = self.store.rows(key, after=number - 1, limit=1)
-        if not rows:
-            raise CorruptRecord(f"{key}/{number}", "the record is missing")
-        return rows[0][1]
-
-    def topics(self, prefix: str) -> Sequence[str]:
-        """Names of the lists under ``prefix``."""
-        rows = self.store.rows(f"{self.prefix}/topics/{prefix}")
-        return sorted({row.decode() for _, row in rows})
-
-    def _announce(self, topic: str) -> None:
-        # Before the record: a crash in between leaves an empty list, not a hidden one.
-        prefix, _, name = topic.rpartition("/")
-        self.store.append(f"{self.prefix}/topics/{prefix}", name.encode())
+    def _listed(self, topic: str) -> int:
+        folder = f"{self._base}/records/{topic}"
+        with reaching(folder), suppress(FileNotFoundError):
+            # Not ``iterdir``: a path object for each of ten thousand names is dear.
+            found = map(_RECORD.fullmatch, os.listdir(folder))  # noqa: PTH208
+            return max((int(match[1]) for match in found if match), default=0)
+        return 0

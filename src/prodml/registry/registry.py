@@ -1,51 +1,43 @@
 """Model versions, their aliases, and who was champion when."""
 
-import json
 import os
-import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
-from typing import Any, TypeAlias, cast, final
+from typing import Any, Literal, TypeAlias, cast, final
 
-from prodml.clock import SYSTEM_CLOCK, Clock, utc
-from prodml.errors import BadConfiguration, Conflict, CorruptRecord, UnknownVersion
-from prodml.events import EVENTS, AliasMoved, ModelRegistered, Stream
-from prodml.registry.files import Archive, Directory, StoreArchive, digest_of
-from prodml.registry.serializers import BytesSerializer, JSONSerializer, Serializer
+from prodml.clock import SYSTEM_CLOCK, Clock
+from prodml.errors import BadConfiguration, EnvironmentMismatch
+from prodml.events import EVENTS, AliasMoved, ModelRegistered, Stream, VersionsRetired
+from prodml.registry.aliases import Aliases, AliasMove, AliasWatch, epoch
+from prodml.registry.bundle import Bundle
+from prodml.registry.catalogue import Catalogue
+from prodml.registry.environment import Environment, EnvironmentWarning, packages_of
+from prodml.registry.files import Archive, Directory
+from prodml.registry.lineage import Family, Lineage, split
+from prodml.registry.pruning import prune
+from prodml.registry.records import check_name, check_plain
+from prodml.registry.retention import Pruned, Retention
+from prodml.registry.serializers import (
+    BundleSerializer,
+    BytesSerializer,
+    JSONSerializer,
+    Serializer,
+)
+from prodml.registry.signing import Signer, Verifier
+from prodml.registry.stored import StoreArchive
+from prodml.registry.version import ModelVersion, digest_of_files, listed
 from prodml.stores import DurableStore, open_durable_store
 from prodml.types import MISS, Miss, ModelRef
 
-__all__ = ["AliasMove", "ModelRegistry"]
+__all__ = ["ModelRegistry"]
 
 Place: TypeAlias = str | os.PathLike[str] | DurableStore | Archive
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,127}")
 _JSON = JSONSerializer()
 _BYTES = BytesSerializer()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AliasMove:
-    """Alias ``alias`` went from version ``old`` to ``new`` at ``at`` (epoch seconds, UTC).
-
-    Examples
-    --------
-    >>> AliasMove(alias="champion", old=None, new="1", at=0.0).when.year
-    1970
-    """
-
-    alias: str
-    old: str | None
-    new: str
-    at: float
-    reason: str = ""
-
-    @property
-    def when(self) -> datetime:
-        """``at`` as an aware UTC datetime."""
-        return utc(self.at)
+_BUNDLE = BundleSerializer()
 
 
 @final
@@ -64,8 +56,19 @@ class ModelRegistry:
         A directory (made when first written), ``"sqlite:///models.db"``, ``"memory://"``,
         a ``DurableStore``, or an :class:`~prodml.registry.files.Archive`.
     serializers
-        Known when loading, beside ``bytes`` and ``json``; the first is the default for
-        models that are neither bytes nor plain data.
+        Known when loading, beside ``bytes``, ``bundle`` and ``json``; the first is the
+        default for models that are none of these.
+    signer
+        Signs every manifest that is registered here.
+    trusted
+        Public keys: only what one of them has signed is loaded, and nothing if there are
+        none.  None, the default, asks for no signature.
+    environment
+        What a load does when Python or a package has another version than at registration:
+        ``"warn"``, ``"raise"`` or ``"ignore"``.
+    packages
+        Distributions whose versions are recorded, beside those that the model's class and
+        the serializer come from.
 
     Raises
     ------
@@ -86,15 +89,33 @@ class ModelRegistry:
     store: Place
     _: KW_ONLY
     serializers: Sequence[Serializer] = ()
+    signer: Signer | None = None
+    trusted: Sequence[Verifier] | None = None
+    environment: Literal["warn", "raise", "ignore"] = "warn"
+    packages: Sequence[str] = ()
     name: str = "registry"
     clock: Clock = SYSTEM_CLOCK
     events: Stream = EVENTS
+    family: Family = field(init=False, repr=False)
     _archive: Archive = field(init=False, repr=False)
+    _aliases: Aliases = field(init=False, repr=False)
+    _catalogue: Catalogue = field(init=False, repr=False)
     _known: dict[str, Serializer] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.environment not in {"warn", "raise", "ignore"}:
+            raise BadConfiguration(
+                f'environment must be "warn", "raise" or "ignore", not {self.environment!r}'
+            )
+        if isinstance(self.packages, str):
+            raise BadConfiguration(f"packages must be a list, not {self.packages!r}")
+        if self.trusted is not None:
+            self.trusted = _keys(self.trusted)
         self._archive = _opened(self.store)
-        known: Sequence[Serializer] = (_BYTES, _JSON, *self.serializers)
+        self._aliases = Aliases(self._archive, self.clock)
+        self._catalogue = Catalogue(self._archive, self._aliases)
+        self.family = Family(self._catalogue.lineages)
+        known: Sequence[Serializer] = (_BYTES, _BUNDLE, _JSON, *self.serializers)
         self._known = {serializer.name: serializer for serializer in known}
 
     # -- versions -----------------------------------------------------------------------
@@ -106,46 +127,66 @@ class ModelRegistry:
         metadata: Mapping[str, Any] | None = None,
         *,
         serializer: Serializer | None = None,
+        lineage: Lineage | None = None,
+        tags: Sequence[str] = (),
     ) -> ModelRef:
         """Keep ``model`` as the next version of ``name``; on the disk when this returns.
 
         Parameters
         ----------
         metadata
-            Plain JSON data: metrics, lineage, versions of libraries.
+            Plain JSON data: metrics, settings, notes.
         serializer
-            How the model becomes bytes; by default ``bytes`` for bytes, ``json`` for plain
-            data, else the first of ``serializers``.
+            How the model becomes bytes; by default ``bytes`` for bytes, ``bundle`` for a
+            :class:`Bundle`, ``json`` for plain data, else the first of ``serializers``.
+        lineage
+            Data, code and parents; the parents must be registered.
+        tags
+            Words that retention goes by; see :meth:`tag`.
 
         Raises
         ------
         BadConfiguration
             A name that is not ``[A-Za-z0-9._-]``, metadata that is not plain data, or a
             model that no known serializer takes; nothing was written.
+        UnknownVersion
+            A parent is not registered; nothing was written.
         """
-        _check_name(_NAME, "model name", name)
-        given = dict(metadata or {})
-        _JSON.dump(given)
+        check_name(name)
+        given = check_plain("metadata", metadata or {})
+        words = _words(tags)
+        lineage = lineage or Lineage()
+        for parent in lineage.parents:
+            self._catalogue.number(*split(str(parent)))
         serializer, data = self._dumped(model, serializer)
-        digest = digest_of(data)
-        self._archive.put(digest, data)
-        entry: dict[str, Any] = {
-            "name": name,
-            "digest": digest,
-            "size": len(data),
-            "serializer": serializer.name,
-            "metadata": given,
-            "created": self.clock.time(),
-        }
-        number = self._add(f"models/{name}", entry)
-        ref = _ref(entry, number)
+        files = listed(data)
+        version = ModelVersion(
+            name=name,
+            version="",
+            digest=digest_of_files(files, isinstance(data, Bundle)),
+            files=files,
+            bundle=isinstance(data, Bundle),
+            serializer=serializer.name,
+            environment=Environment.here(self._needed(model, serializer)),
+            lineage=lineage,
+            metadata=given,
+            created=self.clock.time(),
+            registered_tags=words,
+        )
+        self._catalogue.stage(version, data)
+        with self._archive.writing():
+            ref = self._catalogue.add(version, data, self.signer).ref
         self.events.emit(ModelRegistered(at=self.clock.time(), source=self.name, ref=ref))
         return ref
 
     def load(
         self, name: str, version_or_alias: str, *, serializer: Serializer | None = None
     ) -> Any:
-        """Model of a version, decoded from the very bytes whose size and SHA-256 were checked.
+        """Model of a version, decoded from the very bytes that were checked.
+
+        In this order: the manifest's checksum, its signature if keys are trusted, that it is
+        the manifest of this version, the environment, the size and the SHA-256 of every
+        file; then the serializer gets those bytes.
 
         Parameters
         ----------
@@ -155,32 +196,42 @@ class ModelRegistry:
         Raises
         ------
         UnknownVersion
-            There is no such version or alias.
+            There is no such version or alias; ``RetiredVersion`` if its bytes were removed.
         CorruptRecord
             The bytes are not those that were registered; no serializer has seen them.
+        UntrustedModel
+            No trusted key has signed it, or it needs types that are not allowed.
+        EnvironmentMismatch
+            Versions differ, and ``environment`` is ``"raise"``.
         BadConfiguration
-            They were written by a serializer that this registry was not given.
+            It was written by a serializer that this registry was not given.
         """
-        entry = self._entry(name, self._number(name, version_or_alias))
-        data = self._archive.get(entry["digest"])
+        number = self._catalogue.number(name, version_or_alias)
+        version = self._catalogue.version(name, number, self.trusted)
         where = f"{name}@{version_or_alias}"
-        if len(data) != entry["size"]:
-            raise CorruptRecord(where, f"{len(data)} bytes instead of {entry['size']}")
-        if digest_of(data) != entry["digest"]:
-            raise CorruptRecord(where, f"the SHA-256 is not {entry['digest']}")
         known = self._known if serializer is None else {serializer.name: serializer}
-        decoder = known.get(entry["serializer"])
+        decoder = known.get(version.serializer)
         if decoder is None:
             raise BadConfiguration(
-                f"{where} was written by serializer {entry['serializer']!r}; known here: "
+                f"{where} was written by serializer {version.serializer!r}; known here: "
                 f"{', '.join(known)}; pass it to load or in ModelRegistry(serializers=[...])"
             )
-        return decoder.load(data)
+        self._compare(where, version.environment)
+        return decoder.load(self._catalogue.files(version))
+
+    def verify(self, name: str, version_or_alias: str) -> ModelVersion:
+        """Check everything that :meth:`load` checks, but the environment, and decode nothing."""
+        number = self._catalogue.number(name, version_or_alias)
+        version = self._catalogue.version(name, number, self.trusted)
+        self._catalogue.files(version)
+        return version
 
     def resolve(
         self, name: str, version_or_alias: str, *, at: float | datetime | None = None
     ) -> ModelRef:
         """Which version this is, or which it was at ``at`` (epoch seconds or aware datetime).
+
+        A retired version is still told: its bytes are gone, its record stays.
 
         Examples
         --------
@@ -190,22 +241,99 @@ class ModelRegistry:
         >>> registry.resolve("churn", "champion").version
         '2'
         """
-        number = self._number(name, version_or_alias, at)
-        return _ref(self._entry(name, number), number)
+        number = self._catalogue.number(name, version_or_alias, epoch("at", at))
+        return self._catalogue.version(name, number).ref
+
+    def at(self, name: str, alias: str, when: float | datetime) -> ModelRef:
+        """Who served as ``alias`` at ``when``: :meth:`resolve` with a time.
+
+        Raises
+        ------
+        UnknownVersion
+            The alias pointed at nothing then.
+        """
+        return self.resolve(name, alias, at=when)
+
+    def describe(self, name: str, version_or_alias: str) -> ModelVersion:
+        """Everything that is known about a version."""
+        return self._catalogue.version(name, self._catalogue.number(name, version_or_alias))
 
     def metadata(self, name: str, version_or_alias: str) -> Mapping[str, Any]:
         """What was said about a version when it was registered."""
         return self.resolve(name, version_or_alias).metadata
 
     def versions(self, name: str) -> tuple[str, ...]:
-        """Versions of ``name``, oldest first; empty if there are none."""
-        _check_name(_NAME, "model name", name)
-        count = self._archive.count(f"models/{name}")
-        return tuple(str(number) for number in range(1, count + 1))
+        """Versions of ``name`` that can be loaded, oldest first; empty if there are none."""
+        return self._catalogue.live(name)
 
     def models(self) -> tuple[str, ...]:
         """Names with at least one version, sorted."""
-        return tuple(name for name in self._archive.topics("models") if self.versions(name))
+        return self._catalogue.models()
+
+    def tag(self, name: str, version: str, *tags: str) -> None:
+        """Replace the tags of a version; without any it has none.
+
+        Raises
+        ------
+        UnknownVersion
+            There is no such version.
+
+        Examples
+        --------
+        >>> registry = ModelRegistry("memory://")
+        >>> _ = registry.register("churn", b"weights")
+        >>> registry.tag("churn", "1", "audit")
+        >>> registry.describe("churn", "1").tags
+        ('audit',)
+        """
+        words = _words(tags)
+        with self._archive.writing():
+            self._catalogue.pinned(name, version)
+            said = self._catalogue.marks(name).with_tags(version, words)
+            change = f"tags of {version}: {', '.join(words) or 'none'}"
+            self._catalogue.mark(name, said, self.clock.time(), change)
+
+    def prune(
+        self, name: str | None = None, retention: Retention | None = None, *, dry_run: bool = False
+    ) -> Pruned:
+        """Remove the bytes of versions that no rule keeps; records and histories stay.
+
+        What killed processes left behind goes too.  Safe beside readers, registrations and
+        alias moves: writers wait for each other, and a reader that comes too late gets
+        ``RetiredVersion``, never half a model.
+
+        Parameters
+        ----------
+        name
+            A model; None for all of them.
+        retention
+            The rules; ``Retention()`` by default.
+        dry_run
+            Only tell what would happen.
+
+        Raises
+        ------
+        CorruptRecord
+            A manifest cannot be read, so nobody knows what it needs; nothing was removed.
+
+        Examples
+        --------
+        >>> registry = ModelRegistry("memory://")
+        >>> for bias in range(3):
+        ...     _ = registry.register("churn", bias)
+        >>> move = registry.alias("churn", "champion", "1")
+        >>> rules = Retention(last=1, newer_than=0)
+        >>> pruned = registry.prune("churn", rules)
+        >>> pruned.retired, pruned.kept["churn@1"], registry.versions("churn")
+        (('churn@2',), 'alias champion', ('1', '3'))
+        """
+        names = self.models() if name is None else (name,)
+        now = self.clock.time()
+        pruned = prune(self._catalogue, names, retention or Retention(), now, dry_run)
+        if pruned.retired and not dry_run:
+            fact = VersionsRetired(at=now, source=self.name, versions=pruned.retired)
+            self.events.emit(fact)
+        return pruned
 
     # -- aliases ------------------------------------------------------------------------
 
@@ -236,7 +364,7 @@ class ModelRegistry:
         Conflict
             The alias is not at ``expected``; nothing has changed.
         UnknownVersion
-            There is no such version.
+            There is no such version; ``RetiredVersion`` if its bytes were removed.
 
         Examples
         --------
@@ -249,53 +377,77 @@ class ModelRegistry:
         Traceback (most recent call last):
         prodml.errors.Conflict: 'churn@champion' changed: expected None, found '1'
         """
-        _check_name(_ALIAS, "alias", alias)
-        self._entry(name, self._number(name, version, pinned=True))
-        topic = f"aliases/{name}/{alias}"
-        while True:
-            count = self._archive.count(topic)
-            last = self._move(topic, count)
-            old = None if last is None else last.new
-            if expected is not MISS and expected != old:
-                raise Conflict(f"{name}@{alias}", expected, old)
-            if last is not None and old == version:
-                return last
-            move = AliasMove(alias=alias, old=old, new=version, at=self.clock.time(), reason=reason)
-            if self._archive.add(topic, count + 1, _encoded(_fields(move))):
-                break
-        fact = AliasMoved(
-            at=move.at, source=self.name, name=name, alias=alias, old=old, new=version
-        )
-        self.events.emit(fact)
+        move = self._move(name, alias, version, expected, reason)
+        assert move is not None
         return move
+
+    def unalias(
+        self, name: str, alias: str, *, expected: str | Miss | None = MISS, reason: str = ""
+    ) -> AliasMove | None:
+        """Let ``alias`` point at nothing; its history stays.  None if it never pointed.
+
+        Raises
+        ------
+        Conflict
+            The alias is not at ``expected``; nothing has changed.
+        """
+        return self._move(name, alias, None, expected, reason)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Version by alias of ``name``."""
-        _check_name(_NAME, "model name", name)
-        found: dict[str, str] = {}
-        for alias in self._archive.topics(f"aliases/{name}"):
-            topic = f"aliases/{name}/{alias}"
-            move = self._move(topic, self._archive.count(topic))
-            if move is not None:
-                found[alias] = move.new
-        return found
+        return self._aliases.now(name)
 
-    def history(self, name: str, alias: str) -> tuple[AliasMove, ...]:
-        """Every move of ``alias``, oldest first; empty if it was never set."""
-        _check_name(_NAME, "model name", name)
-        _check_name(_ALIAS, "alias", alias)
-        topic = f"aliases/{name}/{alias}"
-        count = self._archive.count(topic)
-        moves = [self._move(topic, number) for number in range(1, count + 1)]
-        return tuple(move for move in moves if move is not None)
+    def history(
+        self,
+        name: str,
+        alias: str,
+        *,
+        since: float | datetime | None = None,
+        until: float | datetime | None = None,
+    ) -> tuple[AliasMove, ...]:
+        """Every move of ``alias``, oldest first; empty if it was never set.
+
+        With ``since`` and ``until`` (epoch seconds or aware datetimes), those that were in
+        force at some time between them: who served last Tuesday, all day.
+        """
+        return self._aliases.history(name, alias, epoch("since", since), epoch("until", until))
+
+    def watch(self, name: str, alias: str) -> AliasWatch:
+        """Something to ask cheaply whether the alias has moved."""
+        watch = AliasWatch(name, alias, self._aliases)
+        watch.generation()
+        return watch
 
     # -- inside -------------------------------------------------------------------------
 
-    def _dumped(self, model: Any, serializer: Serializer | None) -> tuple[Serializer, bytes]:
+    def _move(
+        self, name: str, alias: str, new: str | None, expected: str | Miss | None, reason: str
+    ) -> AliasMove | None:
+        # Outside the lock first: a wrong name must not make a directory.
+        self._aliases.generation(name, alias)
+        if new is not None:
+            self._catalogue.pinned(name, new)
+        with self._archive.writing():
+            if new is not None:
+                self._catalogue.pinned(name, new)
+            move, moved = self._aliases.move(name, alias, new, expected, reason)
+        if move is not None and moved:
+            self.events.emit(
+                AliasMoved(
+                    at=move.at, source=self.name, name=name, alias=alias, old=move.old, new=new
+                )
+            )
+        return move
+
+    def _dumped(
+        self, model: Any, serializer: Serializer | None
+    ) -> tuple[Serializer, bytes | Bundle]:
         if serializer is not None:
             return serializer, serializer.dump(model)
         if isinstance(model, bytes | bytearray | memoryview):
             return _BYTES, _BYTES.dump(model)
+        if isinstance(model, Bundle):
+            return _BUNDLE, model
         try:
             return _JSON, _JSON.dump(model)
         except BadConfiguration as error:
@@ -303,57 +455,20 @@ class ModelRegistry:
                 return self.serializers[0], self.serializers[0].dump(model)
             raise BadConfiguration(
                 f"no serializer for {type(model).__name__} ({error}): pass serializer=, for "
-                "example one of skops or ONNX, or PickleSerializer(trusted=True)"
+                "example SkopsSerializer(), ONNXSerializer() or PickleSerializer(trusted=True)"
             ) from None
 
-    def _add(self, topic: str, entry: Mapping[str, Any]) -> int:
-        data = _encoded(entry)
-        while True:
-            number = self._archive.count(topic) + 1
-            if self._archive.add(topic, number, data):
-                return number
+    def _needed(self, model: Any, serializer: Serializer) -> set[str]:
+        return {*self.packages, *getattr(serializer, "packages", ()), *packages_of(model)}
 
-    def _number(
-        self,
-        name: str,
-        wanted: str,
-        at: float | datetime | None = None,
-        *,
-        pinned: bool = False,
-    ) -> int:
-        _check_name(_NAME, "model name", name)
-        versions = self.versions(name)
-        if wanted in versions:
-            return int(wanted)
-        found = None
-        if not pinned and _ALIAS.fullmatch(wanted):
-            found = self._pointed(name, wanted, _epoch(at))
-        if found is None:
-            known = versions if pinned else (*versions, *self.aliases(name))
-            raise UnknownVersion(name, wanted, known)
-        return int(found)
-
-    def _pointed(self, name: str, alias: str, until: float | None) -> str | None:
-        """Version that ``alias`` points at, or pointed at when it was ``until``."""
-        moves = self._latest(name, alias) if until is None else self.history(name, alias)
-        for move in reversed(moves):
-            if until is None or move.at <= until:
-                return move.new
-        return None
-
-    def _latest(self, name: str, alias: str) -> tuple[AliasMove, ...]:
-        topic = f"aliases/{name}/{alias}"
-        move = self._move(topic, self._archive.count(topic))
-        return () if move is None else (move,)
-
-    def _entry(self, name: str, number: int) -> dict[str, Any]:
-        topic = f"models/{name}"
-        return _decoded(f"{topic}/{number}", self._archive.record(topic, number))
-
-    def _move(self, topic: str, number: int) -> AliasMove | None:
-        if number == 0:
-            return None
-        return AliasMove(**_decoded(f"{topic}/{number}", self._archive.record(topic, number)))
+    def _compare(self, where: str, recorded: Environment) -> None:
+        differences = () if self.environment == "ignore" else recorded.differences()
+        if not differences:
+            return
+        if self.environment == "raise":
+            raise EnvironmentMismatch(where, differences)
+        told = f"{where} was registered with {'; '.join(differences)}"
+        warnings.warn(told, EnvironmentWarning, stacklevel=3)
 
 
 def _opened(place: Place) -> Archive:
@@ -368,45 +483,13 @@ def _opened(place: Place) -> Archive:
     return StoreArchive(open_durable_store(place))
 
 
-def _epoch(at: float | datetime | None) -> float | None:
-    if not isinstance(at, datetime):
-        return at
-    if at.tzinfo is None:
-        raise BadConfiguration(f"at must have a time zone: {at!r} means another time elsewhere")
-    return at.timestamp()
+def _keys(trusted: Any) -> tuple[Verifier, ...]:
+    if not isinstance(trusted, Sequence) or not all(hasattr(key, "verify") for key in trusted):
+        raise BadConfiguration("trusted must be a list of keys, such as [PublicKey(pem)]")
+    return tuple(trusted)
 
 
-def _check_name(pattern: re.Pattern[str], what: str, name: str) -> None:
-    if not pattern.fullmatch(name):
-        raise BadConfiguration(f"{what} must match {pattern.pattern}, not {name!r}")
-
-
-def _ref(entry: Mapping[str, Any], number: int) -> ModelRef:
-    return ModelRef(
-        name=entry["name"],
-        version=str(number),
-        digest=entry["digest"],
-        metadata=entry["metadata"],
-        created=entry["created"],
-    )
-
-
-def _fields(move: AliasMove) -> dict[str, Any]:
-    return {
-        "alias": move.alias,
-        "old": move.old,
-        "new": move.new,
-        "at": move.at,
-        "reason": move.reason,
-    }
-
-
-def _encoded(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry, sort_keys=True).encode()
-
-
-def _decoded(where: str, data: bytes) -> dict[str, Any]:
-    try:
-        return cast("dict[str, Any]", json.loads(data))
-    except ValueError as error:
-        raise CorruptRecord(where, str(error)) from error
+def _words(tags: Sequence[Any]) -> tuple[str, ...]:
+    if isinstance(tags, str) or not all(isinstance(tag, str) and tag for tag in tags):
+        raise BadConfiguration(f"tags must be a list of words, not {tags!r}")
+    return tuple(sorted({*tags}))

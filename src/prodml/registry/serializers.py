@@ -5,24 +5,35 @@ import pickle
 from typing import Any, Protocol, final
 
 from prodml.errors import BadConfiguration
+from prodml.registry.bundle import Bundle
 
-__all__ = ["BytesSerializer", "JSONSerializer", "PickleSerializer", "Serializer"]
+__all__ = [
+    "BundleSerializer",
+    "BytesSerializer",
+    "JSONSerializer",
+    "PickleSerializer",
+    "Serializer",
+]
 
 
 class Serializer(Protocol):
-    """Turns a model into bytes and back; ``name`` is written beside the bytes."""
+    """Turns a model into bytes or a bundle of files, and back.
+
+    ``name`` is written beside the bytes.  A serializer may have an attribute ``packages``:
+    the distributions, beside that of the model's class, whose versions matter at load.
+    """
 
     @property
     def name(self) -> str:
         """Stable name: what was registered under it must stay loadable under it."""
         ...
 
-    def dump(self, model: Any, /) -> bytes:
-        """Bytes of ``model``."""
+    def dump(self, model: Any, /) -> bytes | Bundle:
+        """Bytes of ``model``, or its files."""
         ...
 
-    def load(self, data: bytes, /) -> Any:
-        """Model of ``data``, whose digest has been verified."""
+    def load(self, data: Any, /) -> Any:
+        """Model of what :meth:`dump` has made, every byte of it verified."""
         ...
 
 
@@ -50,6 +61,34 @@ class BytesSerializer:
         return bytes(model)
 
     def load(self, data: bytes, /) -> bytes:
+        """Return ``data``."""
+        return data
+
+
+@final
+class BundleSerializer:
+    """Several files stay what they are: a :class:`~prodml.registry.Bundle` in and out.
+
+    Examples
+    --------
+    >>> BundleSerializer().dump(Bundle({"weights": b"1"}))["weights"]
+    b'1'
+    """
+
+    __slots__: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """``"bundle"``."""
+        return "bundle"
+
+    def dump(self, model: Any, /) -> Bundle:
+        """Return ``model``, which must be a bundle."""
+        if not isinstance(model, Bundle):
+            raise BadConfiguration(f"{type(model).__name__} is not a Bundle: use Bundle.read(...)")
+        return model
+
+    def load(self, data: Bundle, /) -> Bundle:
         """Return ``data``."""
         return data
 

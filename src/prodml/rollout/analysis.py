@@ -1,30 +1,41 @@
-"""Is the challenger worse?  Tests that stay right while one looks.
+"""What a guard says, what it says it from, and how long evidence counts.
 
-Both guards bet.  Let ``d`` in [-1, 1] be how much worse the challenger did than stable on
-one occasion.  If on average it is no worse than ``tolerance``, then for every stake ``s`` in
-[0, 1) the wealth ``prod(1 + s (d - tolerance) / (1 + tolerance))`` is a non-negative
-supermartingale, and so is the mean of the wealths of several stakes.  By Ville's inequality
-the wealth of a harmless challenger *ever* reaches ``1 / alpha`` with probability at most
-``alpha``, however often one looks and whenever one stops [1]_.
+A guard turns what it sees into *sums*: counts, and logarithms of the wealth of bets against
+the challenger.  Sums of several workers add up to the sums of all, so any of them may judge.
+
+If the challenger is harmless, each bet is fair or worse, its wealth is a non-negative
+supermartingale, and by Ville's inequality [1]_ the wealth *ever* reaches ``1 / alpha`` with
+probability at most ``alpha``, however often one looks and whenever one stops.  The weighted
+mean of such wealths is one as well.  That is used twice: over stakes, because the size of a
+harm is not known, and over starting points, because its beginning is not [2]_: a version
+that did well for a day has lost the old bets for good, those of the last era have not.
 
 References
 ----------
-.. [1] Waudby-Smith and Ramdas (2024), "Estimating means of bounded random variables by
-   betting", JRSS-B 86(1), section 4; Ville (1939).
+.. [1] Ville (1939); Ramdas, Grunwald, Vovk and Shafer (2023), "Game-theoretic statistics and
+   safe anytime-valid inference", Statistical Science 38(4).
+.. [2] Shin, Ramdas and Rinaldo (2023), "E-detectors: a nonparametric framework for
+   sequential change detection", section 4, here with weights that sum to one, which bounds
+   the probability of a false alarm and not only their rate.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, final
+from typing import Protocol, TypeAlias
 
 from prodml.errors import BadConfiguration
 
-__all__ = ["ErrorRate", "Finding", "Guardrail", "PairedLoss", "Verdict"]
+__all__ = ["Finding", "Guardrail", "Seen", "Sequential", "Tally", "Verdict", "added", "log_sum"]
 
-# Small stakes find small harm late, large ones find great harm early.
-_STAKES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+Tally: TypeAlias = dict[str, float]
+"""Sums by name.  ``"n"`` counts the occasions on which the challenger was judged."""
+
+# Share of the evidence's weight that later starting points have together.
+_LATER = 0.25
+# Beyond a million the odds say nothing but their length.
+_MILLION = math.log(1e6)
 
 
 class Verdict(Enum):
@@ -43,7 +54,11 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A verdict with its reason in numbers.
+    """A verdict with its reason in words and numbers.
+
+    ``numbers`` are those of the present step; always there are ``n`` (occasions on which the
+    challenger was judged), ``in_all`` (those of all steps) and ``evidence`` (0 says nothing,
+    1 shows harm: the logarithm of the odds against the challenger in units of the limit).
 
     Examples
     --------
@@ -53,216 +68,164 @@ class Finding:
 
     verdict: Verdict
     reason: str
+    numbers: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
+
+
+def added(tallies: Iterable[Mapping[str, float]]) -> Tally:
+    """Sum of ``tallies``, name by name.
+
+    Examples
+    --------
+    >>> added([{"n": 1}, {"n": 2, "bad": 1}])
+    {'n': 3, 'bad': 1}
+    """
+    total: Tally = {}
+    for tally in tallies:
+        for name, value in tally.items():
+            total[name] = total.get(name, 0) + value
+    return total
+
+
+def log_sum(logs: Iterable[float]) -> float:
+    """Logarithm of the sum of numbers given by their logarithms.
+
+    Examples
+    --------
+    >>> round(log_sum([1000.0, 1000.0]) - 1000.0, 6)
+    0.693147
+    """
+    logs = list(logs)
+    top = max(logs)
+    return top + math.log(math.fsum(math.exp(value - top) for value in logs))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen for one guard, by era: a stretch of a step, numbered through the rollout.
+
+    ``since`` is the era with which the present step began.
+
+    Examples
+    --------
+    >>> seen = Seen({1: {"n": 500}, 2: {"n": 20}}, since=2)
+    >>> seen.step, seen.whole
+    ({'n': 20}, {'n': 520})
+    """
+
+    eras: Mapping[int, Mapping[str, float]]
+    since: int = 1
+
+    @property
+    def step(self) -> Tally:
+        """Sums of the present step."""
+        return added(tally for era, tally in self.eras.items() if era >= self.since)
+
+    @property
+    def whole(self) -> Tally:
+        """Sums of the whole rollout."""
+        return added(self.eras.values())
+
+    def tails(self) -> list[tuple[float, Tally]]:
+        """Sums from each era to the end, with the weight of starting there.
+
+        Examples
+        --------
+        >>> Seen({1: {"n": 500}, 2: {"n": 20}}).tails()
+        [(0.75, {'n': 520}), (0.125, {'n': 20})]
+        """
+        starts = sorted(self.eras)
+        previous = [0, *starts][:-1]
+        found, tail = list[tuple[float, Tally]](), Tally()
+        for era, before in zip(reversed(starts), reversed(previous), strict=True):
+            tail = added([self.eras[era], tail])
+            # Nothing was seen in the eras in between: their tail is this one.
+            found.append((_begun(era) - _begun(before), tail))
+        return found[::-1]
+
+
+def _begun(era: int) -> float:
+    """Weight of all starting points up to ``era``: 3/4, then 1/8, 1/24, ..., one in all."""
+    return 1.0 - _LATER / era if era else 0.0
 
 
 class Guardrail(Protocol):
-    """What a rollout asks of a guard."""
+    """What a rollout asks of a guard; ``tally`` holds the sums of the present era."""
 
     name: str
+    tally: Tally
 
-    def judge(self) -> Finding:
-        """What is known now."""
+    def judge(self, seen: Seen | None = None) -> Finding:
+        """What follows from ``seen``, by default from what this guard saw itself."""
         ...
 
-    def begin_step(self) -> None:
-        """A new step begins: fresh observations are needed for FINE, evidence of harm stays."""
-        ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """State as plain data."""
-        ...
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take a state up again."""
+    def renew(self, *, step: bool) -> None:
+        """Begin an era: sums from zero; a new ``step`` also drops what is half seen."""
         ...
 
 
-@dataclass(slots=True)
-class _Bets:
-    """Wealth of each stake, as logarithms, and the moments of what was seen."""
+@dataclass(slots=True, kw_only=True)
+class Sequential:
+    """Settings and judgement that all guards share; each says what it bets on."""
 
-    tolerance: float
-    wealth: list[float] = field(default_factory=lambda: [0.0] * len(_STAKES))
-    count: int = 0
-    total: float = 0.0
-
-    def add(self, worse_by: float) -> None:
-        self.count += 1
-        self.total += worse_by
-        fair = (worse_by - self.tolerance) / (1.0 + self.tolerance)
-        for place, stake in enumerate(_STAKES):
-            self.wealth[place] += math.log1p(stake * fair)
-
-    @property
-    def evidence(self) -> float:
-        """Logarithm of the mean wealth."""
-        top = max(self.wealth)
-        return top + math.log(sum(math.exp(w - top) for w in self.wealth) / len(_STAKES))
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.count if self.count else math.nan
-
-
-@dataclass(slots=True)
-class _Betting:
-    """What the two guards share: settings, the bets, and the observations of this step."""
-
-    tolerance: float = 0.0
+    name: str
     alpha: float = 0.01
     enough: int = 500
-    _bets: _Bets = field(init=False, repr=False)
-    _step: int = field(default=0, init=False, repr=False)
-    _peak: float = field(default=0.0, init=False, repr=False)
+    tally: Tally = field(default_factory=dict[str, float], init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.tolerance < 1.0:
-            raise BadConfiguration(f"tolerance must lie in [0, 1), not {self.tolerance}")
         if not 0.0 < self.alpha < 1.0:
             raise BadConfiguration(f"alpha must lie in (0, 1), not {self.alpha}")
         if self.enough < 1:
             raise BadConfiguration(f"enough must be at least 1, not {self.enough}")
-        self._bets = _Bets(self.tolerance)
+        if not self.name:
+            raise BadConfiguration(f"{type(self).__name__} needs a name")
 
     @property
     def count(self) -> int:
-        """Occasions seen."""
-        return self._bets.count
+        """Occasions seen by this guard itself in this era."""
+        return int(self.tally.get("n", 0))
 
-    def begin_step(self) -> None:
-        """Ask for fresh observations before the next FINE."""
-        self._step = 0
+    def renew(self, *, step: bool) -> None:
+        """Begin an era, and with ``step`` a new step."""
+        self.tally = {}
+        if step:
+            self._drop()
 
-    def to_dict(self) -> dict[str, Any]:
-        """State as plain data."""
-        bets = self._bets
-        return {
-            "wealth": list(bets.wealth),
-            "count": bets.count,
-            "total": bets.total,
-            "step": self._step,
-            "peak": self._peak,
-        }
+    def judge(self, seen: Seen | None = None) -> Finding:
+        """What follows from ``seen``, by default from what this guard saw itself."""
+        seen = Seen({1: self.tally}) if seen is None else seen
+        step, limit = seen.step, -math.log(self.alpha)
+        evidence = self._evidence(seen)
+        told, numbers = self._told(step) if step.get("n") else ("nothing seen in this step", {})
+        numbers |= {"n": step.get("n", 0), "in_all": seen.whole.get("n", 0)}
+        numbers["evidence"] = evidence / limit
+        if evidence >= limit:
+            reason = f"{told}; odds {_odds(evidence)} : 1 against the challenger"
+            return Finding(Verdict.WORSE, reason, numbers)
+        if numbers["n"] < self.enough:
+            left = f"{told}; {numbers['n']:g} of {self.enough} in this step"
+            return Finding(Verdict.UNKNOWN, left, numbers)
+        return Finding(Verdict.FINE, f"{told}; no sign of harm", numbers)
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take a state up again."""
-        self._bets = _Bets(
-            self.tolerance, [float(w) for w in state["wealth"]], state["count"], state["total"]
-        )
-        self._step, self._peak = state["step"], state["peak"]
+    def _evidence(self, seen: Seen) -> float:
+        """Logarithm of the mean wealth over stakes and starting points."""
+        # What has not begun has kept its money: the weight that is left counts with wealth one.
+        terms = [math.log(1.0 - _begun(max(seen.eras, default=0)))]
+        for start, tail in seen.tails():
+            terms += [math.log(start * weight) + wealth for weight, wealth in self._bets(tail)]
+        return log_sum(terms)
 
-    def _bet(self, worse_by: float) -> None:
-        self._bets.add(worse_by)
-        self._step += 1
-        # Ville bounds the highest wealth ever, so harm once shown stays shown.
-        self._peak = max(self._peak, self._bets.evidence)
+    def _bets(self, tally: Tally) -> Sequence[tuple[float, float]]:
+        """Weight and logarithm of the wealth of each stake."""
+        raise NotImplementedError
 
-    def _finding(self, what: str) -> Finding:
-        bets, limit = self._bets, -math.log(self.alpha)
-        told = f"{what} {bets.mean:+.4f} over {bets.count}"
-        if self._peak >= limit:
-            # Beyond a million the number says nothing but its length.
-            odds = f"{math.exp(self._peak):,.0f}" if self._peak < 14.0 else "over a million"
-            return Finding(Verdict.WORSE, f"{told}, odds {odds} : 1 against the challenger")
-        if self._step < self.enough:
-            return Finding(Verdict.UNKNOWN, f"{told}, {self._step} of {self.enough} in this step")
-        return Finding(Verdict.FINE, f"{told}, no sign of harm beyond {self.tolerance:g}")
+    def _told(self, step: Tally) -> tuple[str, Tally]:
+        """What was seen in a step, in words and numbers."""
+        raise NotImplementedError
 
-
-@final
-@dataclass(slots=True)
-class PairedLoss(_Betting):
-    """Loss of the challenger minus loss of stable on the same requests.
-
-    Pairs see a small difference with a fraction of the requests that two separate arms would
-    need, because the request's own difficulty cancels.
-
-    Parameters
-    ----------
-    tolerance
-        Mean difference that is still acceptable, in [0, 1).
-    alpha
-        Probability that a harmless challenger is ever called worse.
-    enough
-        Pairs in a step after which a challenger that was not shown to be worse is fine.
-
-    Raises
-    ------
-    BadConfiguration
-        A setting out of its range.
-
-    Notes
-    -----
-    Losses must lie in [0, 1] (Brier's does).  The promise holds if, given what came before,
-    the expected difference is never above the tolerance.  Requests of one day share the
-    day: leave room for days on which a good challenger is unlucky in ``tolerance``.
-
-    Examples
-    --------
-    >>> guard = PairedLoss(enough=3)
-    >>> for _ in range(3):
-    ...     guard.observe(0.10, 0.12)
-    >>> guard.judge().verdict.value
-    'fine'
-    """
-
-    name: str = "paired loss"
-
-    def observe(self, challenger: float, stable: float) -> None:
-        """Take in one pair of losses; pairs that are not in [0, 1] count as a full loss."""
-        # A challenger whose loss cannot be told must not look good for it.
-        sound = 0.0 <= challenger <= 1.0
-        stable = 0.0 if math.isnan(stable) else min(max(stable, 0.0), 1.0)
-        self._bet((challenger if sound else 1.0) - stable)
-
-    def judge(self) -> Finding:
-        """What is known now."""
-        return self._finding("mean loss difference")
+    def _drop(self) -> None:
+        """Forget what is half seen."""
 
 
-@final
-@dataclass(slots=True)
-class ErrorRate(_Betting):
-    """Error rate of the canary against the stable arm at the same time.
-
-    Each canary request is set against the mean outcome of the stable requests since the last
-    one, so an incident upstream, which hits both arms, cancels.
-
-    Parameters
-    ----------
-    tolerance
-        Excess error rate that is still acceptable, in [0, 1).
-    alpha
-        Probability that a harmless canary is ever called worse.
-    enough
-        Canary requests in a step after which a canary that was not shown to be worse is fine.
-
-    Examples
-    --------
-    >>> guard = ErrorRate(enough=100)
-    >>> for _ in range(20):
-    ...     guard.observe(canary=False, ok=True)
-    ...     guard.observe(canary=True, ok=False)
-    >>> guard.judge().verdict.value
-    'worse'
-    """
-
-    name: str = "error rate"
-    _stable: int = field(default=0, init=False, repr=False)
-    _failed: int = field(default=0, init=False, repr=False)
-
-    def observe(self, *, canary: bool, ok: bool) -> None:
-        """Take in how one request of an arm ended."""
-        if not canary:
-            self._stable += 1
-            self._failed += not ok
-            return
-        if not self._stable:
-            # Nothing to compare with: the outcome says nothing about the difference.
-            return
-        self._bet((not ok) - self._failed / self._stable)
-        self._stable = self._failed = 0
-
-    def judge(self) -> Finding:
-        """What is known now."""
-        return self._finding("excess error rate")
+def _odds(evidence: float) -> str:
+    return f"{math.exp(evidence):,.0f}" if evidence < _MILLION else "over a million"

@@ -203,7 +203,8 @@ class Thawed:
 
 def commands_for(state: RolloutState) -> list[Command]:
     """What brings a server into the state's phase; safe to repeat."""
-    match state.phase:
+    # Frozen, it stays as it was.
+    match state.before if state.phase is RolloutPhase.FROZEN else state.phase:
         case RolloutPhase.SHADOW:
             return [StartShadow(state.version)]
         case RolloutPhase.CANARY:
@@ -241,7 +242,8 @@ def _fall(state: RolloutState, fact: FoundWorse | Aborted) -> Step[RolloutState]
 
 
 def _freeze(state: RolloutState, fact: Froze) -> Step[RolloutState]:
-    return _move(state, phase=RolloutPhase.FROZEN, before=state.phase, reason=fact.reason)
+    # Nothing is to be done: it stays where it is.
+    return replace(state, phase=RolloutPhase.FROZEN, before=state.phase, reason=fact.reason), []
 
 
 def _thaw(state: RolloutState, fact: Thawed) -> Step[RolloutState]:
@@ -261,8 +263,8 @@ ROLLOUT: Machine[RolloutState] = Machine(
         Row(_P.CANARY, FoundFine, (_P.CANARY, _P.PROMOTED), _next_share),
         *(Row(phase, FoundWorse, (_P.ROLLED_BACK,), _fall) for phase in (*_UNDER_WAY, _P.FROZEN)),
         *(Row(phase, Aborted, (_P.ROLLED_BACK,), _fall) for phase in (*_UNDER_WAY, _P.FROZEN)),
-        *(Row(phase, Froze, (_P.FROZEN,), _freeze) for phase in _UNDER_WAY),
-        Row(_P.FROZEN, Thawed, _UNDER_WAY, _thaw),
+        *(Row(phase, Froze, (_P.FROZEN,), _freeze) for phase in (_P.PENDING, *_UNDER_WAY)),
+        Row(_P.FROZEN, Thawed, (_P.PENDING, *_UNDER_WAY), _thaw),
     ],
 )
 """The table; ``ROLLOUT.diagram()`` draws it."""

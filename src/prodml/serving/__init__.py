@@ -11,14 +11,55 @@
 >>> server.rollback(reason="error rate")
 'v1'
 
-``server.py`` answers, ``versions.py`` carries out the commands, ``routing.py`` has the
-immutable table that a request reads, the split and the proof of the in-flight count,
-``lease.py`` holds a version for a block, ``shadow.py`` scores copies that nobody waits for.
+``server.py`` answers; ``loading.py`` and ``versions.py`` carry out the commands on the
+``board.py``; ``routing.py`` has the immutable table that a request reads, and the proof of the
+in-flight count; ``traffic.py`` says who is to get what, ``split.py`` which arm a key belongs to,
+``slot.py`` how a model is asked; ``lease.py`` holds a version for a block; ``golden.py`` holds
+answers against known ones; ``shadow.py`` scores copies that nobody waits for.
+
+``fleet.py`` lets many workers serve by one table: ``fleet_record.py`` is that table and says which
+of two holds, ``fleet_memory.py`` and ``fleet_store.py`` are where it is kept, ``fleet_worker.py``
+follows it, ``fleet_watch.py`` waits for news and ``fleet_loads.py`` brings what is not loaded.
 """
 
+from prodml.serving.board import State
+from prodml.serving.diffs import Difference, ShadowDiff
+from prodml.serving.fleet import FleetSnapshot, ServingFleet
+from prodml.serving.fleet_record import Agreement, FleetChange, Member
+from prodml.serving.fleet_store import FleetStore
+from prodml.serving.golden import Golden, Mismatch
 from prodml.serving.lease import Lease
-from prodml.serving.routing import Arm, Change, Key, Route
+from prodml.serving.loading import Unloaded
+from prodml.serving.micro_batcher import BatchStats, MicroBatcher
+from prodml.serving.onnx import OnnxModel
+from prodml.serving.reply import BatchReply, Reply
+from prodml.serving.routing import Change
 from prodml.serving.server import VersionedModelServer
 from prodml.serving.shadow import ShadowStats
+from prodml.serving.slot import Key, Route
 
-__all__ = ["Arm", "Change", "Key", "Lease", "Route", "ShadowStats", "VersionedModelServer"]
+__all__ = [
+    "Agreement",
+    "BatchReply",
+    "BatchStats",
+    "Change",
+    "Difference",
+    "FleetChange",
+    "FleetSnapshot",
+    "FleetStore",
+    "Golden",
+    "Key",
+    "Lease",
+    "Member",
+    "MicroBatcher",
+    "Mismatch",
+    "OnnxModel",
+    "Reply",
+    "Route",
+    "ServingFleet",
+    "ShadowDiff",
+    "ShadowStats",
+    "State",
+    "Unloaded",
+    "VersionedModelServer",
+]

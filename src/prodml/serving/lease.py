@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Self, final
 
-from prodml.serving.routing import Arm, Key, Route
+from prodml.serving.slot import Arm, Route
 
 __all__ = ["Lease"]
 
@@ -24,23 +24,16 @@ class Lease:
     ('v1', 'pinned', 1)
     """
 
-    __slots__: tuple[str, ...] = ("_key", "_resolve", "_route", "_version")
+    __slots__: tuple[str, ...] = ("_resolve", "_route")
 
-    def __init__(
-        self,
-        resolve: Callable[[str | None, Key | None], Route],
-        version: str | None,
-        key: Key | None,
-    ) -> None:
-        self._resolve: Callable[[str | None, Key | None], Route] = resolve
-        self._version: str | None = version
-        self._key: Key | None = key
+    def __init__(self, resolve: Callable[[], Route]) -> None:
+        self._resolve: Callable[[], Route] = resolve
         self._route: Route | None = None
 
     def __enter__(self) -> Self:
         if self._route is not None:
             raise RuntimeError("this lease is held already; ask the server for another one")
-        self._route = self._resolve(self._version, self._key)
+        self._route = self._resolve()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,7 +47,7 @@ class Lease:
 
     @property
     def arm(self) -> Arm:
-        """Why: ``"stable"``, ``"canary"`` or ``"pinned"``."""
+        """Why that one."""
         return self._held.arm
 
     @property

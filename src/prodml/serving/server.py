@@ -1,19 +1,26 @@
 """Many versions of one model in one process, swapped while they serve."""
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
-from prodml._call import Invoke, Steps, arun
+from prodml._call import Invoke, Steps, arun, run
+from prodml._settings import size_of
 from prodml.errors import BadConfiguration
+from prodml.serving.diffs import ShadowDiff
 from prodml.serving.lease import Lease
-from prodml.serving.routing import Arm, Key, Route
+from prodml.serving.reply import BatchReply, Reply
 from prodml.serving.rows import merge, take
 from prodml.serving.shadow import Shadow, ShadowStats
+from prodml.serving.slot import Arm, Key, Route
 from prodml.serving.versions import Versions
 
 __all__ = ["VersionedModelServer"]
+
+_ON_THEIR_WAY: Final = {"fixed": "copies may be on their way"}
+_new: Final = object.__new__
 
 
 @final
@@ -29,18 +36,27 @@ class VersionedModelServer(Versions):
     ----------
     name
         Names the server in facts and errors, and salts the canary split.
+    keep
+        Earlier defaults that stay loaded for a rollback; when another version becomes the
+        default, the older ones are unloaded behind everybody's back.  None keeps all.
     shadow
         ``"thread"`` scores shadow copies off the request path; ``"inline"`` on the calling
         thread, for simulations and notebooks.
-    shadow_size
-        Rows that may wait for the shadow thread; beyond it copies are dropped and counted.
+    shadow_size, shadow_bytes
+        Rows and bytes (a number, or text like ``"64 MiB"``) that may wait for the shadow
+        thread; beyond either copies are dropped and counted.
+    shadow_age
+        Seconds after which a copy that still waits is dropped.
+    shadow_rtol, shadow_atol
+        A shadow's answer agrees within ``atol + rtol * abs(stable answer)``.
     rng
-        Draws the arm of requests without a key.
+        Draws the arm of requests without a key, and the copies of a shadow's share.
 
     Notes
     -----
     A model is any object with ``predict`` (also ``apredict``, ``predict_batch``,
-    ``close`` if it has them) or a callable.  In-flight accounting is proven in
+    ``apredict_batch``, ``close``, ``aclose`` if it has them), a callable, an estimator of
+    scikit-learn, or a session of ONNX Runtime.  In-flight accounting is proven in
     ``prodml.serving.routing``.
 
     Examples
@@ -56,10 +72,12 @@ class VersionedModelServer(Versions):
     ('v1', 0.1)
     """
 
-    shadow: Literal["thread", "inline"] = field(
-        default="thread", metadata={"fixed": "copies may be on their way"}
-    )
-    shadow_size: int = field(default=1000, metadata={"fixed": "copies may be on their way"})
+    shadow: Literal["thread", "inline"] = field(default="thread", metadata=_ON_THEIR_WAY)
+    shadow_size: int = field(default=1000, metadata=_ON_THEIR_WAY)
+    shadow_bytes: int | str = field(default="64 MiB", metadata=_ON_THEIR_WAY)
+    shadow_age: float = field(default=60.0, metadata=_ON_THEIR_WAY)
+    shadow_rtol: float = field(default=1e-5, metadata=_ON_THEIR_WAY)
+    shadow_atol: float = field(default=1e-8, metadata=_ON_THEIR_WAY)
     rng: Random = field(default_factory=Random)
     _shadow: Shadow = field(init=False, repr=False)
 
@@ -72,12 +90,25 @@ class VersionedModelServer(Versions):
             borrow=self.resolve,
             name=self.name,
             size=self.shadow_size,
+            most=size_of(self.shadow_bytes, "shadow_bytes"),
+            age=self.shadow_age,
+            rtol=self.shadow_rtol,
+            atol=self.shadow_atol,
             inline=self.shadow == "inline",
+            rng=self.rng,
             clock=self.clock,
             events=self.events,
         )
 
-    def predict(self, features: Any, version: str | None = None, key: Key | None = None) -> Any:
+    # -- answers ------------------------------------------------------------------------
+
+    def predict(
+        self,
+        features: Any,
+        version: str | None = None,
+        key: Key | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """Answer of the default version, of a canary, or of ``version`` if one is named.
 
         Parameters
@@ -88,34 +119,44 @@ class VersionedModelServer(Versions):
             A loaded version, which bypasses the split; None lets the table decide.
         key
             Entity that the split sticks to; without it the arm is drawn anew each time.
+        headers
+            The request's headers, if ``route(overrides=)`` is to have a say.
 
         Raises
         ------
         UnknownVersion
             ``version`` is not loaded, or no default is set.
         """
-        table = self._table
-        route = table.plain if version is None else table.pinned.get(version)
-        if route is None:
-            return self._predict(features, version, key)
-        # This is ``resolve`` and ``release`` spelt out: the hot path of the room.
-        busy = route.busy
-        busy.append(None)
-        try:
-            if self._table is table:
-                return route.predict(features)
-        finally:
-            busy.pop()
-        return self._predict(features, version, key)
+        # As in ``call`` and ``resolve``, spelt out: the hot path of the room.
+        while True:
+            table = self._table
+            route = table.whole if version is None else table.pinned.get(version)
+            if route is None:
+                route = table.choose(version, key, headers, self.rng)
+            busy = route.busy
+            busy.append(None)
+            try:
+                if self._table is table:
+                    value = route.predict(features)
+                    break
+            finally:
+                busy.pop()
+        if table.copied is not None:
+            self.mirror(route, features, value)
+        return value
 
     def apredict(
-        self, features: Any, version: str | None = None, key: Key | None = None
+        self,
+        features: Any,
+        version: str | None = None,
+        key: Key | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Like :meth:`predict`, awaited: by ``apredict`` or an async ``predict`` of the model.
 
         A model with neither answers in the event loop's thread.
         """
-        return arun(self._steps(features, version, key), self.clock)
+        return arun(_value(self._steps(features, version, key, headers)), self.clock)
 
     def predict_batch(
         self, rows: Any, version: str | None = None, keys: Sequence[Key] | None = None
@@ -137,21 +178,110 @@ class VersionedModelServer(Versions):
             What the model returned if one version answered all; otherwise an array if
             every version returned arrays, else a list.
         """
-        groups = self._assign(len(rows), version, keys)
-        parts: list[tuple[Sequence[int], Any]] = []
-        try:
-            for route, places in groups:
-                own = rows if len(groups) == 1 else take(rows, places)
-                answers = route.predict_batch(own)
-                parts.append((places, answers))
-                if self._table.shadow:
-                    self.mirror(route, own, answers, batch=True)
-        finally:
-            for route, _ in groups:
-                route.release()
-        return merge(parts, len(rows))
+        return self.call_batch(rows, version, keys).value
 
-    def resolve(self, version: str | None = None, key: Key | None = None) -> Route:
+    def apredict_batch(
+        self, rows: Any, version: str | None = None, keys: Sequence[Key] | None = None
+    ) -> Coroutine[Any, Any, Any]:
+        """Like :meth:`predict_batch`, awaited: by ``apredict_batch`` of the model if it has one."""
+        return arun(_value(self._batch_steps(rows, version, keys, None, None)), self.clock)
+
+    # -- answers with their origin --------------------------------------------------------
+
+    def call(
+        self,
+        features: Any,
+        version: str | None = None,
+        key: Key | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Answer as :meth:`predict` does, and say who answered, in one atomic reading.
+
+        Examples
+        --------
+        >>> server = VersionedModelServer()
+        >>> server.load_model("v1", abs)
+        >>> server.call(-1, "v1")
+        Reply(value=1, version='v1', arm='pinned')
+        """
+        while True:
+            table = self._table
+            route = table.whole if version is None else table.pinned.get(version)
+            if route is None:
+                route = table.choose(version, key, headers, self.rng)
+            busy = route.busy
+            busy.append(None)
+            try:
+                if self._table is table:
+                    value = route.predict(features)
+                    break
+            finally:
+                busy.pop()
+        if table.copied is not None:
+            self.mirror(route, features, value)
+        # Reply(value, version, arm), at two thirds of the price of its own constructor.
+        reply = _new(Reply)
+        reply.value, reply.version, reply.arm = value, route.version, route.arm
+        return reply
+
+    def acall(
+        self,
+        features: Any,
+        version: str | None = None,
+        key: Key | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Coroutine[Any, Any, Reply]:
+        """:meth:`call`, awaited as :meth:`apredict` is."""
+        return arun(self._steps(features, version, key, headers), self.clock)
+
+    def call_batch(
+        self,
+        rows: Any,
+        version: str | None = None,
+        keys: Sequence[Key] | None = None,
+        headers: Mapping[str, str] | None = None,
+        key: Key | None = None,
+    ) -> BatchReply:
+        """Answer as :meth:`predict_batch` does, and say who answered each row.
+
+        Parameters
+        ----------
+        rows, version, keys
+            As in :meth:`predict_batch`.
+        headers
+            As in :meth:`predict`, for all rows.
+        key
+            Sends the whole batch to the arm of one entity; for ``keys=None`` only.
+
+        Examples
+        --------
+        >>> server = VersionedModelServer()
+        >>> server.load_model("v1", abs)
+        >>> server.call_batch([-1, 2], "v1").value
+        [1, 2]
+        """
+        reply: BatchReply = run(self._batch_steps(rows, version, keys, headers, key), self.clock)
+        return reply
+
+    def acall_batch(
+        self,
+        rows: Any,
+        version: str | None = None,
+        keys: Sequence[Key] | None = None,
+        headers: Mapping[str, str] | None = None,
+        key: Key | None = None,
+    ) -> Coroutine[Any, Any, BatchReply]:
+        """:meth:`call_batch`, awaited as :meth:`apredict_batch` is."""
+        return arun(self._batch_steps(rows, version, keys, headers, key), self.clock)
+
+    # -- a version held -------------------------------------------------------------------
+
+    def resolve(
+        self,
+        version: str | None = None,
+        key: Key | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Route:
         """Decide who answers and count the request in; pair with ``route.release()``.
 
         For flows that need the version before the call, say for a cache key::
@@ -182,14 +312,19 @@ class VersionedModelServer(Versions):
             table = self._table
             route = table.whole if version is None else table.pinned.get(version)
             if route is None:
-                route = table.choose(version, key, self.rng)
+                route = table.choose(version, key, headers, self.rng)
             route.busy.append(None)
             if self._table is table:
                 return route
             # The table moved on between choice and mark: the version may be closed by now.
             route.busy.pop()
 
-    def lease(self, version: str | None = None, key: Key | None = None) -> Lease:
+    def lease(
+        self,
+        version: str | None = None,
+        key: Key | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Lease:
         """Hold a version for a ``with`` block, to call any of its methods.
 
         Examples
@@ -200,7 +335,9 @@ class VersionedModelServer(Versions):
         ...     lease.version, lease.model(3)
         ('v1', 1)
         """
-        return Lease(self.resolve, version, key)
+        return Lease(partial(self.resolve, version, key, headers))
+
+    # -- shadows --------------------------------------------------------------------------
 
     def mirror(
         self,
@@ -224,8 +361,8 @@ class VersionedModelServer(Versions):
         request_id
             With ``batch`` a sequence of n ids, or empty.
         """
-        versions = self._table.shadow
-        if versions and route.arm == "stable":
+        versions = self._table.copied
+        if versions is not None and route.arm == "stable":
             ids = (request_id,) if isinstance(request_id, str) else request_id
             self._shadow.offer(versions, route, features, value, ids, batch=batch)
 
@@ -233,43 +370,90 @@ class VersionedModelServer(Versions):
         """Rows offered to, scored by, failed in and dropped before the shadow versions."""
         return self._shadow.stats()
 
+    def shadow_diffs(self) -> dict[str, ShadowDiff]:
+        """How the answers of shadow versions differ from the default's, by version.
+
+        Of the eight that were shadows last; a version that is loaded anew begins anew.
+        """
+        return self._shadow.diffs()
+
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until the shadow queue is empty, at most ``timeout`` seconds; say whether it is."""
         return self._shadow.drain(timeout)
 
-    def _predict(self, features: Any, version: str | None, key: Key | None) -> Any:
-        route = self.resolve(version, key)
-        try:
-            value = route.predict(features)
-        finally:
-            route.release()
-        if self._table.shadow:
-            self.mirror(route, features, value)
-        return value
+    # -- inside ---------------------------------------------------------------------------
 
-    def _steps(self, features: Any, version: str | None, key: Key | None) -> Steps:
-        route = self.resolve(version, key)
+    def _steps(
+        self,
+        features: Any,
+        version: str | None,
+        key: Key | None,
+        headers: Mapping[str, str] | None,
+    ) -> Steps:
+        route = self.resolve(version, key, headers)
         try:
             value, error = yield Invoke(route.predict, (features,), acall=route.apredict)
         finally:
             route.release()
-        if error is None:
-            self.mirror(route, features, value)
-        return value, error
+        if error is not None:
+            return None, error
+        self.mirror(route, features, value)
+        return Reply(value, route.version, route.arm), None
+
+    def _batch_steps(
+        self,
+        rows: Any,
+        version: str | None,
+        keys: Sequence[Key] | None,
+        headers: Mapping[str, str] | None,
+        key: Key | None,
+    ) -> Steps:
+        groups = self._assign(len(rows), version, keys, headers, key)
+        parts: list[tuple[Sequence[int], Any]] = []
+        try:
+            for route, places in groups:
+                own = rows if len(groups) == 1 else take(rows, places)
+                answers, error = yield from route.batch_steps(own)
+                if error is not None:
+                    return None, error
+                parts.append((places, answers))
+                self.mirror(route, own, answers, batch=True)
+        finally:
+            for route, _ in groups:
+                route.release()
+        who = {place: route for route, places in groups for place in places}
+        routes = [who[place] for place in range(len(rows))]
+        versions, arms = (tuple(r.version for r in routes), tuple(r.arm for r in routes))
+        return BatchReply(merge(parts, len(rows)), versions, arms), None
 
     def _assign(
-        self, rows: int, version: str | None, keys: Sequence[Key] | None
+        self,
+        rows: int,
+        version: str | None,
+        keys: Sequence[Key] | None,
+        headers: Mapping[str, str] | None,
+        key: Key | None,
     ) -> list[tuple[Route, list[int]]]:
         if keys is not None and len(keys) != rows:
             raise ValueError(f"{len(keys)} keys for {rows} rows")
-        if keys is None or version is not None or self._table.split is None:
-            return [(self.resolve(version), list(range(rows)))]
+        if keys is None or version is not None or self._table.whole is not None:
+            return [(self.resolve(version, key, headers), list(range(rows)))]
         # By version and arm: the table may be replaced in the middle of this loop.
         groups: dict[tuple[str, Arm], tuple[Route, list[int]]] = {}
-        for place, key in enumerate(keys):
-            route = self.resolve(None, key)
-            group = groups.setdefault((route.version, route.arm), (route, []))
-            if group[1]:
+        try:
+            for place, own in enumerate(keys):
+                route = self.resolve(None, own, headers)
+                group = groups.setdefault((route.version, route.arm), (route, []))
+                if group[1]:
+                    route.release()
+                group[1].append(place)
+        except BaseException:
+            for route, _ in groups.values():
                 route.release()
-            group[1].append(place)
+            raise
         return list(groups.values())
+
+
+def _value(steps: Steps) -> Steps:
+    reply, error = yield from steps
+    return None if error is not None else reply.value, error

@@ -1,30 +1,31 @@
-"""The versions of a server: loading, routing, rolling back, unloading; an audited table."""
+"""The versions of a server: who gets which traffic, and back again; an audited history."""
 
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.errors import DeadlineExceeded, RejectedAnswer
+from prodml._workers import WORKERS
+from prodml.errors import BadConfiguration
 from prodml.events import (
-    EVENTS,
     DefaultVersionChanged,
     Event,
-    ModelLoaded,
-    ModelUnloaded,
     RolledBack,
-    Stream,
     TrafficRouted,
     VersionQuarantined,
 )
-from prodml.serving.routing import Change, Slot, Table
+from prodml.serving.loading import Loading
+from prodml.serving.plain import with_data
+from prodml.serving.routing import Table
+from prodml.serving.traffic import Cohorts, Overrides, Shadows, Variants
 
 __all__ = ["Versions"]
 
+_LOG = logging.getLogger("prodml.serving")
+
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class Versions:
+class Versions(Loading):
     """Which versions are loaded and who gets which traffic: the commands of a server.
 
     Every command builds the next immutable table and stores it whole, so a request sees
@@ -40,61 +41,13 @@ class Versions:
     [('loaded', 'v1', ''), ('default', 'v1', 'first')]
     """
 
-    name: str = "models"
-    clock: Clock = SYSTEM_CLOCK
-    events: Stream = EVENTS
-    _table: Table = field(init=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    keep: int | None = None
 
     def __post_init__(self) -> None:
-        self._table = Table(name=self.name)
-
-    def load_model(
-        self,
-        version: str,
-        model: Any,
-        *,
-        warm_up: Iterable[Any] = (),
-        check: Callable[[Any], object] | None = None,
-    ) -> None:
-        """Make ``model`` routable as ``version``, after it has shown that it works.
-
-        Parameters
-        ----------
-        warm_up
-            Rows that the model answers before anybody else asks it.
-        check
-            Called with the model; a false result (other than None) or an exception refuses it.
-
-        Raises
-        ------
-        RejectedAnswer
-            ``check`` said no.
-        BadConfiguration
-            The version is loaded already, or the model cannot be asked.
-        Exception
-            Whatever ``warm_up`` or ``check`` raised.  In every case nothing has changed.
-
-        Examples
-        --------
-        >>> from prodml.serving import VersionedModelServer
-        >>> server = VersionedModelServer()
-        >>> server.load_model("v1", abs, warm_up=[0], check=lambda model: model(-2) == 3)
-        Traceback (most recent call last):
-        prodml.errors.RejectedAnswer: answer rejected: the check of version 'v1' failed
-        >>> server.versions
-        ()
-        """
-        slot = Slot.of(version, model)
-        self._table.with_slot(slot)
-        for row in warm_up:
-            slot.predict(row)
-        if check is not None:
-            verdict = check(model)
-            if verdict is not None and not verdict:
-                raise RejectedAnswer(f"the check of version {version!r} failed", verdict)
-        self._change(lambda table: table.with_slot(slot), "loaded", version)
-        self.events.emit(ModelLoaded(at=self.clock.time(), source=self.name, version=version))
+        # Spelt out: a slotted dataclass is a new class, which super() does not know.
+        Loading.__post_init__(self)
+        if self.keep is not None and self.keep < 0:
+            raise BadConfiguration(f"keep must be 0 or more versions, or None, not {self.keep!r}")
 
     def set_default_version(self, version: str, reason: str = "") -> None:
         """Send requests without a version to ``version`` from now on.
@@ -110,13 +63,17 @@ class Versions:
         """
         change = self._change(lambda table: table.with_default(version), "default", version, reason)
         self._tell(*change, reason)
+        self._tidy()
 
     def route(
         self,
         *,
         canary: Mapping[str, float] | None = None,
-        shadow: Sequence[str] = (),
+        variants: Variants | None = None,
+        shadow: Shadows = (),
         salt: str | None = None,
+        overrides: Overrides | None = None,
+        cohorts: Cohorts | None = None,
         reason: str = "",
     ) -> None:
         """Replace the split of traffic; ``route()`` sends everything to the default.
@@ -124,12 +81,22 @@ class Versions:
         Parameters
         ----------
         canary
-            Share of unpinned requests, 0..1, by version; at most 1 in all.
+            Share of unpinned requests, 0..1, by version; at most 1 in all, variants included.
+        variants
+            Arms of an experiment: ``{"B": ("v2", 0.5)}`` sends half of the requests to v2 and
+            calls them B.  Any loaded version may stand behind an arm, the default too.
         shadow
-            Versions that answer copies of the default's requests.
+            Versions that answer copies of the default's requests, or the share of them that
+            is copied: ``{"v3": 0.1}``.
         salt
-            Text that decides which keys are in a canary; the server's name by default.
-            Splits with different versions or salts are independent of each other.
+            Text that decides which keys are in an arm; the server's name by default.
+            Splits with different versions, arms or salts are independent of each other.
+        overrides
+            Version by value by header: ``{"x-arm": {"canary": "v2"}}``.  None leaves those that
+            are set, ``{}`` ends them.
+        cohorts
+            Keys that get a version whatever the shares say: ``{"staff": ("v2", ["ann"])}``.
+            None leaves those that are set, ``{}`` ends them.
 
         Raises
         ------
@@ -145,14 +112,17 @@ class Versions:
         >>> for version in ("v1", "v2"):
         ...     server.load_model(version, lambda features, version=version: version)
         >>> server.set_default_version("v1")
-        >>> server.route(canary={"v2": 0.25})
-        >>> [server.predict({}, key=user) for user in ("kim", "lea", "max", "kim")]
-        ['v1', 'v2', 'v2', 'v1']
+        >>> server.route(canary={"v2": 0.25}, cohorts={"staff": ("v2", ["kim"])})
+        >>> [server.predict({}, key=user) for user in ("kim", "lea", "cat", "max", "cat")]
+        ['v2', 'v1', 'v2', 'v1', 'v2']
         """
-        shares, salted = dict(canary or {}), self.name if salt is None else salt
-        change = self._change(
-            lambda table: table.with_split(shares, shadow, salted), "routed", "", reason
-        )
+        salted = self.name if salt is None else salt
+
+        def routed(table: Table) -> Table:
+            traffic = table.traffic.with_shares(canary or {}, variants or {}, shadow, salted)
+            return table.with_traffic(traffic.with_overrides(overrides, cohorts))
+
+        change = self._change(routed, "routed", "", reason)
         self._tell(*change, reason)
 
     def rollback(self, version: str | None = None, *, reason: str = "") -> str | None:
@@ -161,7 +131,7 @@ class Versions:
         Parameters
         ----------
         version
-            Which; by default the canaries if there are any, else the default version.
+            Which; by default the canaries and variants if there are any, else the default.
             Naming one makes the call safe to repeat.
         reason
             For the history and the facts.
@@ -194,95 +164,34 @@ class Versions:
         """Lift the quarantine of ``version``, which may then be routed to again."""
         self._change(lambda table: table.released(version), "released", version, reason)
 
-    def unload_model(self, version: str, timeout: float | None = 30.0) -> None:
-        """Take ``version`` out, wait for its requests to end, and close the model.
+    def apply_routing(self, data: Mapping[str, Any], *, reason: str = "") -> None:
+        """Install routing that :meth:`Board.routing` has told, here or in another process.
 
-        Parameters
-        ----------
-        timeout
-            Seconds to wait for requests inside the model; None waits for ever.
+        One change of the table: requests see the old routing or all of the new one.
 
         Raises
         ------
-        BadConfiguration
-            It is the default, a canary or a shadow; nothing has changed.
         UnknownVersion
-            It is not loaded.
-        DeadlineExceeded
-            Requests are still inside.  The version gets no new ones and stays open; call
-            again to go on waiting.
+            A version that is to get traffic is not loaded here; nothing has changed.
+        BadConfiguration
+            The data is no routing, or sends traffic to a version in quarantine; nothing has
+            changed.
+
+        Examples
+        --------
+        >>> one, other = Versions(name="churn"), Versions(name="churn")
+        >>> for worker in (one, other):
+        ...     worker.load_model("v1", abs)
+        >>> one.set_default_version("v1")
+        >>> other.apply_routing(one.routing(), reason="as in the other process")
+        >>> other.default_version
+        'v1'
         """
-        _, table = self._change(lambda table: table.without(version), "unloaded", version)
-        slot = table.draining[version]
-        self._await_idle(slot, timeout)
-        old, _ = self._swap(lambda table: table.drained(slot))
-        # Whoever forgets the version closes it, so two callers close it once.
-        if old.draining.get(version) is not slot:
-            return
-        try:
-            close = getattr(slot.model, "close", None)
-            if callable(close):
-                close()
-        finally:
-            self.events.emit(ModelUnloaded(at=self.clock.time(), source=self.name, version=version))
-
-    # -- looking ------------------------------------------------------------------------
-
-    @property
-    def versions(self) -> tuple[str, ...]:
-        """Loaded versions, in order of loading."""
-        return tuple(self._table.slots)
-
-    @property
-    def default_version(self) -> str | None:
-        """Version that answers requests without one."""
-        return self._table.default
-
-    @property
-    def canary(self) -> Mapping[str, float]:
-        """Share of traffic by canary version."""
-        return self._table.canary
-
-    @property
-    def shadow_versions(self) -> tuple[str, ...]:
-        """Versions that answer copies."""
-        return self._table.shadow
-
-    @property
-    def quarantined(self) -> Mapping[str, str]:
-        """Reason by version that may not be routed to."""
-        return self._table.quarantined
-
-    @property
-    def history(self) -> tuple[Change, ...]:
-        """The last thousand changes, oldest first."""
-        return self._table.history
-
-    @property
-    def in_flight(self) -> dict[str, int]:
-        """Requests inside each version now, those being unloaded included."""
-        table = self._table
-        slots = (*table.slots.values(), *table.draining.values())
-        return {slot.version: len(slot.busy) for slot in slots}
+        change = self._change(lambda table: with_data(table, data), "applied", "", reason)
+        self._tell(*change, reason)
+        self._tidy()
 
     # -- inside -------------------------------------------------------------------------
-
-    def _change(
-        self, edit: Callable[[Table], Table], action: str, version: str, reason: str = ""
-    ) -> tuple[Table, Table]:
-        at = self.clock.time()
-
-        def noted(table: Table) -> Table:
-            edited = edit(table)
-            return table if edited is table else edited.note(at, action, version, reason)
-
-        return self._swap(noted)
-
-    def _swap(self, edit: Callable[[Table], Table]) -> tuple[Table, Table]:
-        with self._lock:
-            old = self._table
-            self._table = new = edit(old)
-        return old, new
 
     def _tell(self, old: Table, new: Table, reason: str) -> None:
         """State what differs between two tables; never under the lock."""
@@ -300,20 +209,34 @@ class Versions:
                     at=at, source=source, old=old.default, new=new.default, reason=reason
                 )
             )
-        if (new.canary, new.shadow) != (old.canary, old.shadow):
+        if new.traffic != old.traffic:
             facts.append(
-                TrafficRouted(at=at, source=source, canary=dict(new.canary), shadow=new.shadow)
+                TrafficRouted(
+                    at=at,
+                    source=source,
+                    canary=dict(new.traffic.canary),
+                    shadow=tuple(new.traffic.shadow),
+                    traffic=str(new.traffic),
+                )
             )
         for fact in facts:
             self.events.emit(fact)
 
-    def _await_idle(self, slot: Slot, timeout: float | None) -> None:
-        started, pause = self.clock.monotonic(), 0.0005
-        # copy() takes the list's own lock in a free-threaded build; len() would not.
-        while slot.busy.copy():
-            left = None if timeout is None else timeout - (self.clock.monotonic() - started)
-            if left is not None and left <= 0.0:
-                what = f"unloading version {slot.version!r} of {self.name}"
-                raise DeadlineExceeded(what, timeout or 0.0)
-            self.clock.sleep(pause if left is None else min(pause, left))
-            pause = min(pause * 2, 0.05)
+    def _tidy(self) -> None:
+        """Unload earlier defaults beyond those that are kept, behind everybody's back."""
+        if self.keep is not None:
+            for version in _spare(self._table, self.keep):
+                WORKERS.submit(self._retire, (version,), {})
+
+    def _retire(self, version: str) -> None:
+        try:
+            self.unload_model(version, timeout=None)
+        except Exception:
+            # It has been routed to again, somebody else was faster, or its close failed.
+            _LOG.info("%s has not retired version %r", self.name, version, exc_info=True)
+
+
+def _spare(table: Table, keep: int) -> tuple[str, ...]:
+    """Earlier defaults without a part in traffic, beyond the last ``keep`` of them."""
+    back = list(dict.fromkeys(v for v in reversed(table.past) if v != table.default))
+    return tuple(v for v in back[keep:] if v in table.slots and not table.serves(v))
