@@ -24,6 +24,7 @@ SAMPLES = {
     "RejectedAnswer": ("NaN", float("inf")),
     "StaleFeatures": ("clicks", 90.0, 60.0),
     "StoreUnavailable": ("redis", "refused"),
+    "WriteRefused": ("redis", "OOM command not allowed"),
     "UnknownVersion": ("churn", "v9", ("v1", "v2")),
     "RetiredVersion": ("churn", "1", ("7",)),
     "UntrustedModel": ("churn@1", "signed by nobody"),

@@ -22,6 +22,7 @@
      +-- StaleFeatures                  features older than allowed    .age
      +-- CorruptRecord                  stored bytes are not what was written
      +-- StoreUnavailable               a store or server does not answer (ConnectionError)
+     |    +-- WriteRefused              it answers, and takes nothing in: full, read-only
      +-- Conflict                       somebody else changed it first
      +-- LeaseLost                      the fencing token is no longer the newest
      +-- JobFailed                      a training ended without a model
@@ -64,6 +65,7 @@ __all__ = [
     "StoreUnavailable",
     "UnknownVersion",
     "UntrustedModel",
+    "WriteRefused",
 ]
 
 
@@ -446,6 +448,13 @@ class StoreUnavailable(ProdmlError, ConnectionError):
 
     def __str__(self) -> str:
         return f"store {self.where} is unavailable: {self.reason}"
+
+
+class WriteRefused(StoreUnavailable):
+    """The store at ``where`` takes nothing in (it is full, or read-only): ``reason``."""
+
+    def __str__(self) -> str:
+        return f"store {self.where} takes nothing in: {self.reason}"
 
 
 class Conflict(ProdmlError):

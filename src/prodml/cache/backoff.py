@@ -6,7 +6,7 @@ from typing import Any, final
 
 from prodml._call import Guard, abandoned
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.errors import BadConfiguration, CircuitOpen, Rejected
+from prodml.errors import BadConfiguration, CircuitOpen, Rejected, WriteRefused
 
 __all__ = ["Backoff"]
 
@@ -79,6 +79,10 @@ class Backoff(Guard[None]):
     def fail(self, token: None, error: BaseException) -> None:  # noqa: ARG002
         """Count a failure; rejections and abandoned calls say nothing about the store."""
         if abandoned(error) or isinstance(error, Rejected):
+            return
+        if isinstance(error, WriteRefused):
+            # It has answered: what it has can be read.
+            self._failures = 0
             return
         self._failures += 1
         self._until = self.clock.monotonic() + self.pause

@@ -178,22 +178,21 @@ class CachedCalls(CachedFlow, Flow):
         """What follows when neither memory nor a look at the store had an answer."""
         version = None if key is None else key.version
         if key is not None and not self._cache._counts.misses % _SAMPLED:
-            self._timed(fn, args, kwargs)
+            self._timed(key, fn, args, kwargs)
         ways = self._ways(fn, args, kwargs, version)
         found, error = yield from self._cache.complete_steps(key, *ways)
         return (None if error is not None else found[0]), error
 
     def _timed(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, key: Key, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Look the call up once more, to know what that costs: nothing where it pays."""
-        cache = self._cache
-        began = cache._now()
-        read = self._read(fn, args, kwargs)
-        if read is not None:
-            cache.lookup(read[1].features, read[1].version, extra=read[1].extra)
-            cache._counts.looks += 1
-            cache._counts.look_seconds += cache._now() - began
+        cache, began = self._cache, self._cache._now()
+        call = (self._arguments or self._arguments_of(fn)).read(args, kwargs)
+        place = cache._head(key.function, key.version).prefix + cache._body(call.features)
+        cache._memory.find(place, began)
+        cache._counts.looks += 1
+        cache._counts.look_seconds += cache._now() - began
 
     def _watched(self, arguments: Arguments, call: Call, compute: Compute, behind: Behind) -> Steps:
         """The long way: with rounded features, or for those who want to know more."""

@@ -62,6 +62,10 @@ class DiskLayer(StoreTier):
         """Never: the disk is there."""
         return False
 
+    def away(self) -> bool:
+        """Whether what processes share cannot be asked."""
+        return self._below is not None and self._below.down()
+
     def read(self, names: Sequence[str]) -> Steps:
         """Steps to ``([bytes or None, ...], None)``; one round trip for what the disk lacks."""
         found = self._disk.get_many(names)

@@ -114,7 +114,7 @@ class OperationSteps(CacheSteps):
             function=entries.name,
             version=version,
         )
-        away = self._tier is not None and self._tier.down()
+        away = self._tier is not None and self._tier.away()
         (found,), _ = yield from self._fetch([key])
         place = self._preimage(key)
         told = replace(told, key=self._name(place))

@@ -116,7 +116,7 @@ class PredictionCache(OperationSteps):
     (True, 'gone')
     """
 
-    redis: Any = field(default=None, repr=False)
+    redis: Any = field(default=None, repr=False, metadata={"fixed": "its store is in use"})
     _: KW_ONLY
     namespace: str = field(default="default", metadata={"fixed": "it is part of every key"})
     memory: int | str | None = "64 MiB"
@@ -132,11 +132,15 @@ class PredictionCache(OperationSteps):
     encryption: str | None = field(
         default=None, metadata={"fixed": "entries of another mode cannot be read"}
     )
-    codec: Codec | None = field(default=None, repr=False)
+    codec: Codec | None = field(
+        default=None, repr=False, metadata={"fixed": "entries of another codec cannot be read"}
+    )
     disk: DiskTier | str | os.PathLike[str] | None = field(
         default=None, repr=False, metadata={"fixed": "its file is open"}
     )
-    breaker: Guard[Any] | None = None
+    breaker: Guard[Any] | None = field(
+        default=None, metadata={"fixed": "it stands before the store already"}
+    )
     rng: random.Random = field(default_factory=random.Random, repr=False)
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
     events: Stream = field(default=EVENTS, repr=False)

@@ -113,6 +113,10 @@ class StoreTier:
         """Whether the store is known to be away: there is no use in preparing a call."""
         return self._peek()
 
+    def away(self) -> bool:
+        """Whether what processes share cannot be asked."""
+        return self.down()
+
     def read(self, names: Sequence[str]) -> Steps:
         """Steps to ``([bytes or None, ...], None)``, in one round trip if the store can."""
         if self._peek():

@@ -242,6 +242,9 @@ def _resolved(said: Any) -> Any:
         under = getattr(said, "__supertype__", None) or getattr(said, "__value__", None)
         if get_origin(said) is typing.Annotated:
             under = get_args(said)[0]
+        elif getattr(under, "__parameters__", None) and get_args(said):
+            # ``type X[T] = ...``, asked for with something in place of T.
+            under = under[get_args(said)]
         if under is None:
             break
         said = under

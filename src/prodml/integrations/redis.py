@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
-from prodml.errors import BadConfiguration, StoreUnavailable
+from prodml.errors import BadConfiguration, StoreUnavailable, WriteRefused
 from prodml.integrations import redis_commands as commands
 from prodml.integrations import redis_records
 from prodml.integrations.redis_commands import Operation, Refused
@@ -159,7 +159,12 @@ class _Base:
         if isinstance(error, StoreUnavailable):
             return error
         told = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
-        return StoreUnavailable(self._source.where, told)
+        full = isinstance(error, Refused) and told.partition(" ")[0] in _NO_WRITES
+        return (WriteRefused if full else StoreUnavailable)(self._source.where, told)
+
+
+# What a server says that answers reads all the same.
+_NO_WRITES: Final = frozenset({"OOM", "READONLY", "NOREPLICAS", "MISCONF"})
 
 
 class _Records(_Base):

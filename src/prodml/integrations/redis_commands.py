@@ -158,7 +158,7 @@ def setting_many(items: Mapping[str, bytes], ttl: float | None) -> Operation:
 
 def settling(key: str, value: bytes) -> Operation:
     """Value at ``key``, which is set to ``value`` if absent."""
-    return Operation((("SET", key, value, "NX"), ("GET", key)), _last)
+    return Operation((("SET", key, value, "NX"), ("GET", key)), _settled)
 
 
 def deleting(key: str) -> Operation:
@@ -176,7 +176,8 @@ def claiming(name: str, token: str, lease: float) -> Operation:
     owner = token.encode()
 
     def meaning(replies: Sequence[Any]) -> tuple[bytes | None, bool]:
-        _done(replies)
+        if not isinstance(replies[2], bytes):
+            _done(replies)
         return replies[2], replies[1] == owner
 
     return Operation((claim, ("GET", _lease(name)), ("GET", name)), meaning)
@@ -256,9 +257,11 @@ def _only(replies: Sequence[Any]) -> Any:
     return replies[0]
 
 
-def _last(replies: Sequence[Any]) -> Any:
-    _done(replies)
-    return replies[-1]
+def _settled(replies: Sequence[Any]) -> Any:
+    # A full server refuses the proposal, which is no loss where there is a value.
+    if not isinstance(replies[1], bytes):
+        _done(replies)
+    return replies[1]
 
 
 def _truth(replies: Sequence[Any]) -> bool:
