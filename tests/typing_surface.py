@@ -29,7 +29,7 @@ from prodml.drift import DriftReport
 from prodml.events import EVENTS, CircuitOpened
 from prodml.recording import Record
 from prodml.resilience import Deadline, Fallback, Served, Timeout, compose
-from prodml.serving import BatchReply, Reply, Unloaded
+from prodml.serving import Agreement, BatchReply, Reply, ServingFleet, Unloaded
 from prodml.types import Prediction
 
 breaker = CircuitBreaker("db")
@@ -167,6 +167,7 @@ def check_objects() -> None:
     assert_type(VersionedModelServer().call_batch([]), BatchReply)
     assert_type(VersionedModelServer().load("v1", object), Future[str])
     assert_type(VersionedModelServer().unload_model("v1"), Unloaded)
+    assert_type(ServingFleet(store="memory://", name="m").promote("v1"), Agreement)
     assert_type(DriftDetector([[1.0]]).detect_drift([[2.0]]), DriftReport)
     assert_type(Schema({}).validate({}), Mapping[str, Any])
     assert_type(next(iter(PredictionLog("x"))), Record)

@@ -122,6 +122,7 @@ def rolled_out(url, failing):
             worker.communicate()
 
 
+@pytest.mark.soak
 def test_a_good_version_becomes_the_default_of_all(redis_url):
     told = rolled_out(redis_url, 0.0)
     assert [each["default"] for each in told] == ["v2"] * 3

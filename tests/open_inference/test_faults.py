@@ -100,6 +100,7 @@ def test_refusals_can_be_used_without_the_application():
         ([object(), object()], "objects"),
         ({"a": [1.0]}, "one for two"),
         (["a", 1], "mixed"),
+        (["1", 2], "mixed"),
     ],
 )
 def test_a_senseless_answer_is_the_models_fault(answer, why):

@@ -4,6 +4,9 @@ import asyncio
 import gzip
 import json
 import struct
+import subprocess
+import sys
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -391,7 +394,12 @@ def test_a_bomb_is_not_blown_up(server):
     bomb = gzip.compress(bytes(10_000_000))
     with Driver(open_inference_app(server, max_body=100_000)) as ask:
         headers = {"content-encoding": "gzip"}
-        assert ask("POST", "/v2/models/churn/infer", bomb, headers=headers).status == 413
+        tracemalloc.start()
+        try:
+            assert ask("POST", "/v2/models/churn/infer", bomb, headers=headers).status == 413
+            assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_large_body_is_refused_before_it_is_read(server):
@@ -506,3 +514,26 @@ def test_lifespan_and_websocket(server):
     assert asyncio.run(talk("websocket", "websocket.connect")) == ["websocket.close"]
     with pytest.raises(Exception, match="not served"):
         asyncio.run(talk("carrier pigeon"))
+
+
+def test_it_needs_nothing_but_numpy_and_msgspec():
+    code = """
+import asyncio, json, sys
+from prodml.integrations.open_inference import open_inference_app
+app = open_inference_app({"m": lambda rows: rows.sum(axis=1)}, batcher={})
+tensor = {"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1, 2]}
+body = json.dumps({"inputs": [tensor]}).encode()
+async def receive():
+    return {"type": "http.request", "body": body}
+async def send(event):
+    assert event.get("status", 200) == 200
+scope = {"type": "http", "method": "POST", "path": "/v2/models/m/infer", "headers": []}
+asyncio.run(app(scope, receive, send))
+tops = {name.partition(".")[0] for name in sys.modules}
+known = set(sys.stdlib_module_names) | set(sys.builtin_module_names)
+print(*sorted(top for top in tops - known if not top.startswith("_")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # What numpy and msgspec bring along is theirs.
+    third = set(done.stdout.split()) - {"cython_runtime", "prodml", "typing_extensions"}
+    assert third == {"msgspec", "numpy"}

@@ -173,6 +173,12 @@ def test_nothing_is_converted_on_the_quiet(datatype, data):
         from_json(data, "x", datatype, [1])
 
 
+def test_brackets_that_fit_no_shape_are_not_even_read():
+    for raw in (b"[[[1]]]", b"[" * 10_000, b"1"):
+        with pytest.raises(InvalidFeatures, match="neither flat nor nested"):
+            from_json(raw, "x", "FP64", [1, 1])
+
+
 def test_a_ragged_list_is_refused():
     with pytest.raises(InvalidFeatures):
         from_json(b"[[1, 2], [3]]", "x", "FP64", [2, 2])

@@ -517,6 +517,27 @@ def test_a_store_that_comes_back_is_heard_and_told_once(fleet, store):
     assert kinds == [FleetCutOff, FleetReconnected]
 
 
+def test_a_nudge_is_tried_again_and_its_failure_is_no_failure_of_the_command(fleet, clock):
+    class Ringing(MemoryStore):
+        rung = 0
+
+        def nudge(self, channel):
+            assert channel == KEY
+            Ringing.rung += 1
+            if Ringing.rung != 2:
+                raise ConnectionError("late")
+
+        def listen(self, channel):
+            raise ConnectionError("late")
+
+    here = fleet(where=Ringing(clock=clock))
+    here.promote("v2")
+    assert Ringing.rung == 2
+    here.promote("v1")
+    assert Ringing.rung == 5
+    assert here.server.default_version == "v1"
+
+
 def test_a_store_that_has_forgotten_is_told_again(fleet, store):
     here, there = fleet(), fleet()
     here.promote("v2")
@@ -645,7 +666,7 @@ def test_a_listener_may_command_the_fleet(fleet):
     here = fleet()
     here.server.events.subscribe(Event, lambda fact: here.promote("v1", reason="I know better"))
     here.promote("v2")
-    assert here.server.default_version == "v1"
+    assert (here.server.default_version, here.generation) == ("v1", 2)
 
 
 def test_a_store_that_hangs_hangs_neither_requests_nor_whoever_closes(fleet):
@@ -743,6 +764,15 @@ def test_a_store_without_heartbeats_is_refused():
 
     with pytest.raises(BadConfiguration, match="heartbeats"):
         ServingFleet(name="churn", store=Bare())
+
+
+def test_a_store_that_cannot_refuse_a_late_write_is_refused():
+    class Simple(MemoryStore):
+        def commit(self, key, value, revision):
+            raise AssertionError
+
+    with pytest.raises(BadConfiguration, match="lease="):
+        ServingFleet(name="churn", store=Simple())
 
 
 def test_a_store_that_is_locked_for_too_long_is_unavailable(tmp_path):

@@ -3,7 +3,12 @@
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from prodml.errors import BadConfiguration, Conflict, ProdmlError, StoreUnavailable, UnknownVersion
 from prodml.events import Stream
@@ -281,4 +286,11 @@ def test_a_lost_answer_is_asked_for_again(after):
 
 
 TestFleets = Fleets.TestCase
-TestFleets.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestFleets.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_fleets_for_long():
+    many = settings(max_examples=3000, stateful_step_count=60, deadline=None)
+    run_state_machine_as_test(Fleets, settings=many)

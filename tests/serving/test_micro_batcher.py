@@ -414,6 +414,7 @@ def test_a_closed_batcher_refuses():
 
     with MicroBatcher(doubled, name="churn") as batcher:
         assert batcher.predict(1) == 2
+    assert batcher.close(timeout=0.0)
     with pytest.raises(Rejected, match="churn is closed"):
         batcher.predict(1)
     with pytest.raises(Rejected, match="churn is closed"):

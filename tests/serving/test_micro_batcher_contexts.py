@@ -68,7 +68,9 @@ def test_tasks_keep_their_own(inline):
     async def main():
         return await asyncio.gather(*(asyncio.create_task(one(n)) for n in range(10)))
 
-    assert asyncio.run(main()) == [(f"task {n}", n) for n in range(10)]
+    for _ in range(2):
+        assert asyncio.run(main()) == [(f"task {n}", n) for n in range(10)]
+    # Not even what the model itself has set in the batch before.
     assert set(seen) == {"nobody"}
 
 

@@ -157,16 +157,19 @@ def test_a_row_whose_time_is_over_before_its_batch_begins_is_not_computed():
     held = Held()
     batcher = MicroBatcher(held, clock=clock, name="churn")
     queue = Queue(batcher, held)
-    hurried = queue.add(within, clock, 50.0, batcher.predict, 1)
+    # One of them is called when the turn is free, the other is found in the line.
+    first = queue.add(within, clock, 50.0, batcher.predict, 1)
     patient = queue.add(within, clock, 500.0, batcher.predict, 2)
+    second = queue.add(within, clock, 50.0, batcher.predict, 3)
     clock.advance(60.0)
     queue.go()
-    with pytest.raises(DeadlineExceeded, match="churn exceeded its 50 s") as caught:
-        hurried.result(20.0)
-    assert not caught.value.begun
+    for hurried in (first, second):
+        with pytest.raises(DeadlineExceeded, match="churn exceeded its 50 s") as caught:
+            hurried.result(20.0)
+        assert not caught.value.begun
     assert patient.result(20.0) == 4
     assert held.calls == [[0], [2]]
-    assert batcher.stats().late == 1
+    assert batcher.stats().late == 2
     assert batcher.stats().rows == 2
 
 

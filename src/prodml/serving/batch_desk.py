@@ -52,29 +52,31 @@ class Desk:
         awaiting: bool,
     ) -> Request:
         """Begin a request, and answer it at once if nobody else is about."""
-        limit = CURRENT.get() if USED else None
-        if limit is not None and limit.left() <= 0.0:
-            raise DeadlineExceeded("the request", limit.seconds, begun=False)
+        limit = _limit() if USED else None
         resolve = self.router.resolve
         route = resolve(version, key) if headers is None else resolve(version, key, headers)
         request = Request(rows, route, limit)
-        if not rows:
-            request.done = True
-            route.release()
-        elif self.line.turn is None:
-            if len(rows) <= self.max_rows and not (awaiting and self._expects_company(rows)):
-                self._at_once(request)
-        elif self.runner.inside():
-            # The model asks itself: waiting for its own end would be waiting for ever.
-            self.runner.answer_alone(request)
-            route.release()
+        if not rows or (self.line.turn is not None and self.runner.inside()):
+            self._apart(request)
+        elif self.line.turn is None and self._may_begin(len(rows), awaiting=awaiting):
+            self._at_once(request)
         return request
 
-    def _expects_company(self, rows: Sequence[Any]) -> bool:
+    def _apart(self, request: Request) -> None:
+        """No line for what the model asks itself: it would wait for its own end."""
+        try:
+            self.runner.answer_alone(request)
+        finally:
+            request.route.release()
+
+    def _may_begin(self, rows: int, *, awaiting: bool) -> bool:
+        """Whether to serve a request alone.  In a loop others may be ready at the same time."""
+        if not awaiting:
+            return rows <= self.max_rows
         lonely = self._lonely
         if lonely < _HOPES or not lonely % _LOOKS:
-            return True
-        return self.runner.cost.of(len(rows)) >= self.inline
+            return False
+        return rows <= self.max_rows and self.runner.cost.of(rows) < self.inline
 
     def _at_once(self, request: Request) -> None:
         line, turn = self.line, Turn(self.clock.monotonic())
@@ -226,3 +228,10 @@ class Desk:
                 self.runner.give_up(turn, error)
             finally:
                 self.line.end(turn)
+
+
+def _limit() -> Limit | None:
+    limit = CURRENT.get()
+    if limit is not None and limit.left() <= 0.0:
+        raise DeadlineExceeded("the request", limit.seconds, begun=False)
+    return limit

@@ -1,7 +1,7 @@
 """What a batcher may stand in front of, and how rows go in and answers come out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, final
+from typing import Any, Protocol, TypeAlias, cast, final
 
 from prodml._call import Kind, kind_of
 from prodml._call.kinds import refuse_coroutine
@@ -152,7 +152,7 @@ def listed(told: Any) -> list[Any] | None:
     """
     kind = type(told)
     if kind is list:
-        return told
+        return cast("list[Any]", told)
     # By name, because numpy may not be there; most models answer so.
     if kind.__name__ == "ndarray":
         return list(told) if told.shape else None

@@ -149,7 +149,8 @@ class Runner:
             return False
         # A copy, for the model may keep its list and use it again.
         request.answers = list(answers)
-        self._mirror(route, asked, answers, batch=True)
+        if request.rows:
+            self._mirror(route, asked, answers, batch=True)
         return True
 
     def answer(self, requests: Sequence[Request]) -> bool:

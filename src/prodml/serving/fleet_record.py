@@ -353,7 +353,9 @@ class Position:
         return Position(record, self.applied)
 
     def applying(self, record: Record) -> "Position":
-        """After ``record`` was applied."""
+        """After ``record`` was applied, unless whoever heard of that has applied a newer one."""
+        if self.applied is not None and not record.newer(self.applied):
+            return self
         return Position(self.heard, record)
 
     def refusing(self, why: str, *, loading: bool = False) -> "Position":

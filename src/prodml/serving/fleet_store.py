@@ -15,6 +15,7 @@ lease back; if that gets no answer either, it waits until the lease is over, and
 nothing has changed and nothing will.
 """
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ __all__ = ["FleetStore", "StorePlace"]
 _PREFIX: Final = "prodml:fleet:"
 _PAUSE: Final = 0.005
 _TRIES: Final = 10
+_NUDGES: Final = 3
 
 
 class FleetStore(Store, SharedStore, Protocol):
@@ -59,6 +61,11 @@ def _opened(target: Any) -> FleetStore:
         raise BadConfiguration(
             f"{target!r} cannot keep heartbeats: use 'redis://host', 'sqlite:///file.db' or a "
             "store with get, set and delete"
+        )
+    taken = inspect.signature(store.commit).parameters.values()
+    if not any(p.name == "lease" or p.kind is p.VAR_KEYWORD for p in taken):
+        raise BadConfiguration(
+            f"{target!r} cannot refuse a write that comes late: its commit must take lease="
         )
     opened: FleetStore = store
     return opened
@@ -213,8 +220,17 @@ class StorePlace:
     def nudge(self) -> None:
         """Tell the workers that there is news, if the store can."""
         nudge = getattr(self._store, "nudge", None)
-        if nudge is not None:
-            nudge(self._key)
+        if nudge is None:
+            return
+        for left in reversed(range(_NUDGES)):
+            try:
+                nudge(self._key)
+            except OSError:
+                # A late answer, perhaps: to ring twice does no harm, not to ring costs a poll.
+                if not left:
+                    raise
+            else:
+                return
 
     def listen(self, worker: str) -> Ear | None:  # noqa: ARG002
         """What rings when there is news, if the store can."""

@@ -145,6 +145,8 @@ class Calls:
         gauges = {
             "prodml_inference_in_flight": self._in_flight(),
             "prodml_model_ready": self._readiness(),
+            "prodml_batcher_waiting_rows": self._batches("waiting"),
+            "prodml_batcher_mean_rows": self._batches("mean_rows"),
         }
         return HttpReply(200, self.inference.metrics.text(gauges).encode(), _TEXT)
 
@@ -161,6 +163,11 @@ class Calls:
     def _readiness(self) -> Iterator[tuple[dict[str, Any], float]]:
         for name, endpoint in self.repository.endpoints.items():
             yield {"model": name}, 0 if endpoint.unready() else 1
+
+    def _batches(self, figure: str) -> Iterator[tuple[dict[str, Any], float]]:
+        for name, endpoint in self.repository.endpoints.items():
+            if endpoint.batcher is not None:
+                yield {"model": name}, getattr(endpoint.batcher.stats(), figure)
 
     async def _body(self, call: Call) -> bytes:
         return await read_body(call.receive, call.headers, self.max_body)

@@ -1,6 +1,7 @@
 """One model as the protocol shows it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, cast, final
 
@@ -46,7 +47,8 @@ class Endpoint:
     batcher
         Settings of a :class:`~prodml.serving.MicroBatcher`, ``{}`` for its defaults, or one made
         for this server: requests that wait at the same time are answered by one call.  Unless
-        they say how to ``stack`` rows, rows of arrays become one array.
+        they say how to ``stack`` rows, rows of arrays become one array.  Read it back to ask
+        for its ``stats()``.
     threads
         0 asks plain models in the event loop's thread, which is fastest for models that take
         a few milliseconds; more are for models that are slow and let other threads run.
@@ -168,18 +170,19 @@ class Endpoint:
         if isinstance(self.batcher, MicroBatcher):
             return BatchedBackend(self.batcher)
         self._mapping, stack = batchable(self._mapping)
-        settings: dict[str, Any] = {"stack": stack, **self.batcher}
-        return BatchedBackend(MicroBatcher(self.server, **settings))
+        settings: dict[str, Any] = {"stack": stack, "name": self.server.name, **self.batcher}
+        self.batcher = MicroBatcher(self.server, **settings)
+        return BatchedBackend(self.batcher)
 
     def _blame(self, tensors: Sequence[Tensor], version: str | None, error: Exception) -> None:
         """Find out, after the fact, whether the tensors were what the model cannot take."""
         if isinstance(error, ProdmlError) or self.inputs or len(tensors) != 1:
             return
-        specs, _ = self._signature(version)
-        for spec in specs:
-            breach = spec.breach(tensors[0])
-            if breach is not None:
-                raise InvalidFeatures([breach]) from error
+        with suppress(UnknownVersion):  # it was unloaded meanwhile
+            specs, _ = self._signature(version)
+            breaches = [spec.breach(tensors[0]) for spec in specs]
+            if any(breaches):
+                raise InvalidFeatures(breaches) from error
 
     def _signature(self, version: str | None) -> tuple[Sequence[TensorSpec], Sequence[TensorSpec]]:
         if self.unready(version):
