@@ -130,20 +130,51 @@ def test_the_last_but_one_stays_for_a_rollback_and_older_ones_are_closed():
 
 def test_predictions_of_versions_that_go_are_dropped():
     cache = PredictionCache()
-    for version in ("1", "2", "3", "4"):
-        cache.set({"x": 1}, version, 0.5)
-    scene = Scene(cache=cache)
+    scene, known = Scene(cache=cache), {"x": 1}
+    cache.set(known, "1", 0.5)
     for version in ("2", "3"):
         scene.lifecycle.introduce(version, Model(0.9 + 0.03 * int(version)))
+        cache.set(known, version, 0.5)
         scene.serve(label=1)
         scene.serve(label=1)
-    gone = [cache.get({"x": 1}, version) is MISS for version in ("1", "2", "3")]
-    assert gone == [True, False, False]
+    assert [cache.get(known, version) is MISS for version in ("1", "2", "3")] == [
+        *(True, False),
+        False,
+    ]
     scene.lifecycle.introduce("4", Model(0.0))
+    cache.set(known, "4", 0.5)
     scene.serve(label=1, count=60)
     assert "4" in scene.server.quarantined
-    assert cache.get({"x": 1}, "4") is MISS
-    assert cache.stats().drops == 2
+    assert cache.get(known, "4") is MISS
+
+
+def test_a_model_that_comes_under_an_old_name_gets_no_old_answers():
+    cache = PredictionCache()
+    cache.set({"x": 1}, "2", "the broken one's")
+    Scene(cache=cache).lifecycle.introduce("2", Model(0.9))
+    assert cache.get({"x": 1}, "2") is MISS
+
+
+def test_a_promotion_that_is_tried_again_keeps_the_version_before():
+    registry, refused = ModelRegistry("memory://"), []
+    for p in (0.5, 0.9):
+        registry.register("late", {"p": p})
+
+    class Refusing:
+        def alias(self, name, alias, version):
+            if not refused:
+                refused.append(version)
+                raise ConnectionError
+            return registry.alias(name, alias, version)
+
+    scene = Scene(registry=Refusing())
+    scene.lifecycle.introduce("2", Model(0.9))
+    scene.serve(label=1)
+    with pytest.raises(ConnectionError):
+        scene.serve(label=1)
+    scene.lifecycle.tick()
+    assert scene.server.versions == ("1", "2")
+    assert registry.resolve("late", "champion").version == "2"
 
 
 def test_a_second_challenger_supersedes_the_first():

@@ -216,6 +216,8 @@ class Lifecycle:
             self._current.abort(f"superseded by {version}")
             self.tick()
         self.server.load_model(version, model)
+        # Should another model have gone by this name before.
+        self._forget(version)
         make = self.rollout or self._default_rollout
         with self._lock:
             self._current = make(version, stable)
@@ -270,7 +272,9 @@ class Lifecycle:
                 raise BadConfiguration(f"{self.name} cannot carry out {command!r}")
 
     def _promote(self, version: str) -> None:
-        previous = self.server.default_version
+        current = self._current
+        # As the rollout says: a promotion that is tried again finds itself as the default.
+        previous = self.server.default_version if current is None else current.stable
         self.server.set_default_version(version, reason="promoted")
         self.server.route(reason="promoted")
         self._point_champion()

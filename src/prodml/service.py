@@ -484,7 +484,7 @@ class PredictionService:
         told = yield from self._call_batch(route, [twins[0].features for twins in asked])
         for twins, (value, refused) in zip(asked, told, strict=True):
             for request in twins:
-                request.value = value
+                request.value = value if request is twins[0] else _copied(value)
                 if refused is not None:
                     request.errors = (*request.errors, refused)
         if self.cache is not None:
@@ -638,6 +638,14 @@ def _distinct(missing: list[_Request], keys: Sequence[object]) -> list[list[_Req
     for request in missing:
         groups.setdefault(request if request.name is None else request.name, []).append(request)
     return list(groups.values())
+
+
+def _copied(value: Any) -> Any:
+    """A twin's own copy of an answer that it might change; the same one if it has no copies."""
+    try:
+        return deepcopy(value)
+    except Exception:
+        return value
 
 
 def _once(step: Invoke) -> Steps:

@@ -1,5 +1,7 @@
 import asyncio
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -14,6 +16,7 @@ from prodml.cache import (
     PredictionCache,
     Uncached,
     cached_prediction,
+    canonical,
 )
 from prodml.errors import BadConfiguration
 from prodml.testing import ManualClock, check_flow
@@ -367,3 +370,145 @@ def test_many_functions_may_pass_through_one_flow():
     flow = CachedCalls(PredictionCache(), version="v1")
     answers = [flow.call(lambda row, number=number: number, 1) for number in range(300)]
     assert answers == list(range(300))
+
+
+# -- found by a review ----------------------------------------------------------------------
+
+
+def test_a_version_that_moves_during_a_call_does_not_keep_the_answer_of_the_next():
+    active, moved = "v1", []
+
+    def model(features):
+        nonlocal active
+        told = active
+        if not moved:
+            moved.append(told)
+            active = told = "v2"
+        return f"answer of {told}"
+
+    cache = PredictionCache()
+    predict = cached_prediction(cache, version=lambda: active)(model)
+    assert predict(ROW) == "answer of v2"
+    active = "v1"
+    assert predict(ROW) == "answer of v1"
+
+
+def test_a_version_that_moves_during_a_batch_does_not_keep_the_answers_of_the_next():
+    active, moved = "v1", []
+
+    def model(rows):
+        nonlocal active
+        if not moved:
+            moved.append(active)
+            active = "v2"
+        return [f"answer of {active}" for _ in rows]
+
+    cache = PredictionCache()
+    predict = cached_prediction(cache, version=lambda: active, batch=True)(model)
+    assert predict([ROW]) == ["answer of v2"]
+    active = "v1"
+    assert predict([ROW]) == ["answer of v1"]
+
+
+def test_a_row_that_changes_while_its_call_awaits_keeps_no_answer_under_the_old_name():
+    cache = PredictionCache()
+
+    @cached_prediction(cache, version="v1")
+    async def predict(features):
+        await asyncio.sleep(0)
+        return features["a"] * 10
+
+    async def main():
+        row = {"a": 1}
+        task = asyncio.ensure_future(predict(row))
+        await asyncio.sleep(0)
+        row["a"] = 2
+        return [await task, await predict({"a": 1}), await predict({"a": 2})]
+
+    assert asyncio.run(main()) == [20, 10, 20]
+
+
+def test_a_second_drop_is_not_undone_by_the_telling_of_the_first():
+    store = BulkMemoryStore()
+    clock = ManualClock()
+    cache = PredictionCache(store, clock=clock)
+    cache.get(ROW, "v1")
+    epoch = cache._epoch(canonical("v1"))
+    epoch.pending = True
+    steps = cache._settle(epoch)
+    clock.advance(10.0)
+    next(steps)
+    epoch.token, told = b"8 bytes!", epoch.token
+    with pytest.raises(StopIteration):
+        steps.send((None, None))
+    assert epoch.pending, "the newer drop is still to be told"
+    assert told != epoch.token
+
+
+def test_a_larger_answer_that_cannot_be_kept_ends_the_one_before():
+    cache = PredictionCache(memory=4000)
+    assert cache.set(ROW, "v1", "small")
+    cache.set(ROW, "v1", "large" * 1000)
+    assert cache.get(ROW, "v1") is MISS
+
+
+def test_a_cached_generator_is_opened_again_with_a_store():
+    @cached_prediction(PredictionCache(BulkMemoryStore()), version="v1")
+    def stream(features):
+        yield features["age"]
+
+    for _ in range(3):
+        assert list(stream({"age": 41})) == [41]
+
+
+def test_answers_that_are_not_kept_are_not_shared_if_they_can_change():
+    active, entered, release = "v1", threading.Event(), threading.Event()
+
+    @cached_prediction(PredictionCache(), version=lambda: active)
+    def predict(features):
+        nonlocal active
+        entered.set()
+        assert release.wait(10)
+        active = "v2"
+        return [1]
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(predict, ROW)
+        assert entered.wait(10)
+        second = pool.submit(predict, ROW)
+        release.set()
+        assert first.result(10) is not second.result(10)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("where", ["in flight", "memory"])
+def test_a_forked_child_waits_for_nobody(where):
+    cache, entered, release = PredictionCache(), threading.Event(), threading.Event()
+
+    @cached_prediction(cache, version="v1")
+    def predict(features):
+        if os.getpid() == parent:
+            entered.set()
+            assert release.wait(20)
+        return 0.5
+
+    parent = os.getpid()
+    leader = threading.Thread(target=predict, args=(ROW,))
+    leader.start()
+    assert entered.wait(10)
+    if where == "memory":
+        cache._memory._lock.acquire()
+    child = os.fork()
+    if not child:
+        os._exit(0 if predict(ROW) == 0.5 and predict(ROW) == 0.5 else 1)
+    if where == "memory":
+        cache._memory._lock.release()
+    release.set()
+    leader.join(10)
+    ends = time.monotonic() + 10
+    while (status := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < ends:
+        time.sleep(0.01)
+    if status[0] == 0:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    assert status == (child, 0)

@@ -218,6 +218,28 @@ def test_a_bypass_reaches_into_tasks() -> None:
     assert asyncio.run(main()) == [1, 2, 3, 1]
 
 
+def test_a_block_that_has_ended_holds_no_more_in_tasks_that_outlive_it() -> None:
+    cache = PredictionCache()
+    score = cached_prediction(cache, version="v1")(Model())
+    score({"a": 1})
+
+    async def main() -> tuple[int, int]:
+        ended = asyncio.Event()
+
+        async def outlive() -> int:
+            await ended.wait()
+            return score({"a": 1})
+
+        with cache.bypass(), cache.trace() as over:
+            task = asyncio.ensure_future(outlive())
+            await asyncio.sleep(0)
+        with cache.trace():
+            ended.set()
+            return await task, len(over.answers)
+
+    assert asyncio.run(main()) == (1, 0)
+
+
 def test_get_and_set_do_what_they_always_do() -> None:
     cache = PredictionCache()
     with cache.bypass():

@@ -1,6 +1,7 @@
 """Warming, explaining, and what a cache is worth."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -222,3 +223,23 @@ def test_what_is_remembered_of_the_expelled_is_bounded():
     for number in range(10_000):
         larger.expelled(number.to_bytes(8, "big"), 100)
     assert len(larger._gone) <= 71
+
+
+def test_look_ups_and_expulsions_of_many_threads_do_not_disturb_each_other() -> None:
+    larger, broken = Larger(10_000, every=1), []
+
+    def work(seed: int) -> None:
+        try:
+            for number in range(3000):
+                key = (number * seed % 97).to_bytes(2, "big")
+                larger.expelled(key, 300)
+                larger.missed(key)
+        except Exception as error:
+            broken.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 3, 5, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert broken == []

@@ -412,6 +412,13 @@ def test_a_batch_tells_where_its_rows_came_from():
     assert [answer.tier for answer in trace.answers] == ["memory", ""]
 
 
+def test_twins_of_a_batch_do_not_share_an_answer_that_can_change():
+    service = PredictionService(lambda features: [features["x"]], cache=PredictionCache())
+    one, other = service.predict_batch([{"x": 1}, {"x": 1}])
+    one.value.append("mine")
+    assert other.value == [1]
+
+
 def test_a_bypassed_cache_is_as_none():
     calls = []
     cache = PredictionCache()

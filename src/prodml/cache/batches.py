@@ -105,7 +105,8 @@ class CachedBatches(CachedFlow, Flow):
             cache._counts.bypassed += len(table.bodies)
             if not bypass.keep:
                 return (yield Invoke(fn, args, kwargs))
-        batch = _Batch(cache, self._kinds, table, arguments, call)
+        moved = partial(self._moved, call.version)
+        batch = _Batch(cache, self._kinds, table, arguments, call, moved)
         result, error = (
             yield from batch.steps(compute) if bypass is None else batch.renewed(compute)
         )
@@ -128,7 +129,7 @@ class CachedBatches(CachedFlow, Flow):
         if column is None:
             return None, None
         try:
-            step = deepcopy(compute(batch.rows(places)))
+            step = compute(deepcopy(batch.rows(places)))
             served = deepcopy([column.values[at] for at in places])
         except Exception:
             # Rows that cannot be copied: only their caller may compute with them.
@@ -162,7 +163,7 @@ class _Batch:
 
     __slots__: tuple[str, ...] = (
         *("_answers", "_boarded", "_cache", "_firsts", "_groups", "_kind", "_kinds"),
-        *("_own", "_place", "_rows", "_table", "_tiers", "_told", "function"),
+        *("_moved", "_own", "_place", "_rows", "_table", "_tiers", "_told", "function"),
     )
 
     def __init__(
@@ -172,8 +173,11 @@ class _Batch:
         table: Table,
         arguments: Arguments,
         call: Call,
+        moved: Callable[[], bool],
     ) -> None:
         self._cache: PredictionCache = cache
+        # Whether another version answers by now than the one that was asked.
+        self._moved: Callable[[], bool] = moved
         self._kinds: _Kinds = kinds
         self._table: Table = table
         # The first row of each group, and the group of each row: None if no two are equal.
@@ -291,6 +295,9 @@ class _Batch:
             return result, None
         cost = (self._cache._now() - began) / max(1, len(missing))
         alone = len(missing) == len(self._table.bodies)
+        if self._moved():
+            boarding.leave()
+            return (result, None) if alone else (yield from self._whole(compute))
         column = column_of(result, len(missing), self._index(missing))
         kind = self._merged(column, alone=alone)
         if column is None or kind is None:
@@ -365,7 +372,7 @@ class _Batch:
         if error is not None:
             return None, error
         self._tiers = [""] * self._own
-        column = column_of(result, count, self._table.index)
+        column = None if self._moved() else column_of(result, count, self._table.index)
         if column is not None:
             firsts = [column.values[at] for at in self._firsts]
             cost = (self._cache._now() - began) / max(1, count)

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, cast, final
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar, final
 
 from prodml._call import Flow, Invoke, Peek, Spawn, Steps
 from prodml.cache.arguments import Arguments, Call
@@ -141,8 +141,7 @@ class CachedCalls(CachedFlow, Flow):
         arguments, call = read
         cache = self._cache
         if self._rounding is not None or cache.watched:
-            compute, behind = self._ways(fn, args, kwargs, call.version)
-            return None, self._watched(arguments, call, compute, behind)
+            return None, self._watched(arguments, call, fn, args, kwargs)
         value, key = cache.lookup(
             call.features,
             call.version,
@@ -152,7 +151,7 @@ class CachedCalls(CachedFlow, Flow):
         )
         if value is not MISS:
             if self._shortcuts is not None:
-                self._shortcuts.learn(call)
+                self._learn(self._shortcuts, call)
             return value, None
         direct = None if key is None else cache.direct(key)
         if key is None or direct is None:
@@ -166,7 +165,7 @@ class CachedCalls(CachedFlow, Flow):
         answer, steps = self.start(fn, args, kwargs)
         if steps is None:
             return answer, None
-        return (yield from steps.rest() if type(steps) is Peek else cast("Steps", steps))
+        return (yield from steps.rest() if isinstance(steps, Peek) else steps)
 
     def _rest(
         self,
@@ -176,10 +175,10 @@ class CachedCalls(CachedFlow, Flow):
         kwargs: Mapping[str, Any],
     ) -> Steps:
         """What follows when neither memory nor a look at the store had an answer."""
-        version = None if key is None else key.version
         if key is not None and not self._cache._counts.misses % _SAMPLED:
             self._timed(key, fn, args, kwargs)
-        ways = self._ways(fn, args, kwargs, version)
+        version = None if key is None else key.version
+        ways = self._ways(fn, args, kwargs, version, key)
         found, error = yield from self._cache.complete_steps(key, *ways)
         return (None if error is not None else found[0]), error
 
@@ -188,13 +187,19 @@ class CachedCalls(CachedFlow, Flow):
     ) -> None:
         """Look the call up once more, to know what that costs: nothing where it pays."""
         cache, began = self._cache, self._cache._now()
-        call = (self._arguments or self._arguments_of(fn)).read(args, kwargs)
-        place = cache._head(key.function, key.version).prefix + cache._body(call.features)
-        cache._memory.find(place, began)
+        self._changed(key, fn, args, kwargs)
+        cache._memory.find(cache._preimage(key), began)
         cache._counts.looks += 1
         cache._counts.look_seconds += cache._now() - began
 
-    def _watched(self, arguments: Arguments, call: Call, compute: Compute, behind: Behind) -> Steps:
+    def _watched(
+        self,
+        arguments: Arguments,
+        call: Call,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Steps:
         """The long way: with rounded features, or for those who want to know more."""
         cache, rounding = self._cache, self._rounding
         answer, key = cache.recall(
@@ -204,6 +209,7 @@ class CachedCalls(CachedFlow, Flow):
             extra=call.extra,
             answer=arguments.answer,
         )
+        compute, behind = self._ways(fn, args, kwargs, call.version, key)
         if answer is None:
             answer, error = yield from cache.answer_steps(key, compute, behind)
             if error is not None:
@@ -231,9 +237,11 @@ class CachedCalls(CachedFlow, Flow):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         version: Any,
+        key: Key | None,
     ) -> tuple[Compute, Behind]:
         """How to compute the call here, and behind the caller's back."""
-        return partial(_through, fn, args, kwargs), partial(self._apart, fn, args, kwargs, version)
+        here = partial(self._computed, fn, args, kwargs, version, key)
+        return here, partial(self._apart, fn, args, kwargs, version, key)
 
     def _apart(
         self,
@@ -241,23 +249,46 @@ class CachedCalls(CachedFlow, Flow):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         version: Any,
+        key: Key | None,
     ) -> Compute:
         """The same call with arguments of its own: the caller may change his meanwhile."""
         own_args, own_kwargs = deepcopy((args, dict(kwargs)))
-        return partial(self._behind, fn, own_args, own_kwargs, version)
+        return partial(self._computed, fn, own_args, own_kwargs, version, key)
 
-    def _behind(
+    def _computed(
         self,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         version: Any,
+        key: Key | None,
     ) -> Steps:
         result, error = yield Invoke(fn, args, kwargs)
-        if error is None and self._moved(version):
-            # Another model has answered than the one that was asked.
+        if error is not None:
+            return None, error
+        if self._moved(version) or (key is not None and self._changed(key, fn, args, kwargs)):
+            # Another model has answered than the one that was asked, or another row.
             return Uncached(result), None
-        return result, error
+        return result, None
+
+    def _changed(
+        self, key: Key, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Whether the call reads otherwise than when it was named: somebody has changed a row."""
+        try:
+            call = (self._arguments or self._arguments_of(fn)).read(args, kwargs)
+            rounding, features = self._rounding, call.features
+            body = self._cache._body(features if rounding is None else rounding(features))
+        except Exception:
+            return True
+        return call.extra + body != key.tail
+
+    def _learn(self, shortcuts: Shortcuts, call: Call) -> None:
+        try:
+            shortcuts.learn(call)
+        except Exception:
+            # A row that loses its names while it is read: the answer is there, and no shortcut.
+            return
 
 
 def _through(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Steps:

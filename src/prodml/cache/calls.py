@@ -64,7 +64,11 @@ class CachedFlow:
 
     def _moved(self, version: Any) -> bool:
         """Whether calls are answered by another version than ``version`` by now."""
-        return callable(self._version) and self._version() != version
+        try:
+            return callable(self._version) and bool(self._version() != version)
+        except Exception:
+            # Nobody knows: then the answer is not for others.
+            return True
 
     def _arguments_of(self, fn: Callable[..., Any]) -> Arguments:
         found = self._others.get(fn)

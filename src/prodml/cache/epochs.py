@@ -209,7 +209,9 @@ class KeySteps:
             epoch.until = self._now() + _CLAIM
         if epoch.pending:
             taken, _ = yield from self._tier.write({epoch.name: before}, None)
-            epoch.pending = not taken
+            with self._lock:
+                # Another drop since then is still to be told, or may have been told too early.
+                epoch.pending = not taken or epoch.token is not before
         else:
             token, _ = yield from self._tier.settle(epoch.name, before or os.urandom(8))
             self._learn_epoch(epoch, before, token)

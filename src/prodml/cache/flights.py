@@ -122,7 +122,8 @@ class FlightSteps(TierSteps):
             return None, error
         self._failures.forget(place)
         if type(result) is Uncached:
-            return Answer(result.value, kept=False), None
+            plain = atomic(type(result.value))
+            return Answer(result.value, shared=plain, kept=False), None
         body = self._encoded(result, key.answer)
         shared = None if atomic(type(result)) else body
         # The leader gets what the others get: arrays that nobody can write to, for one.

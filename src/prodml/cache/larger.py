@@ -7,6 +7,7 @@ would have had to be to have it still.  Sampling by the key's hash keeps this ch
 """
 
 from collections import OrderedDict
+from threading import Lock
 from typing import Final
 
 __all__ = ["FACTORS", "Larger"]
@@ -35,12 +36,13 @@ class Larger:
     {1.5: 0, 2.0: 1, 4.0: 1, 8.0: 1}
     """
 
-    __slots__: tuple[str, ...] = ("_counts", "_gone", "_mask", "_total", "capacity")
+    __slots__: tuple[str, ...] = ("_counts", "_gone", "_lock", "_mask", "_total", "capacity")
 
     def __init__(self, capacity: int, *, every: int = 64) -> None:
         self.capacity: int = capacity
         self._mask: int = every - 1
         self._total: int = 0
+        self._lock: Lock = Lock()
         # By hash: two keys of one hash are too rare to matter to an estimate.
         self._gone: OrderedDict[int, int] = OrderedDict()
         self._counts: dict[float, int] = dict.fromkeys(FACTORS, 0)
@@ -49,10 +51,11 @@ class Larger:
         """Note that ``key`` had to go, with ``size`` bytes; not called by two threads at once."""
         name = hash(key)
         if not name & self._mask:
-            self._gone[name] = self._total
             farthest = (FACTORS[-1] - 1.0) * self.capacity
-            while self._total - next(iter(self._gone.values())) > farthest:
-                self._gone.popitem(last=False)
+            with self._lock:
+                self._gone[name] = self._total
+                while self._total - next(iter(self._gone.values())) > farthest:
+                    self._gone.popitem(last=False)
         self._total += size
 
     def missed(self, key: bytes) -> None:
@@ -60,7 +63,8 @@ class Larger:
         name = hash(key)
         if name & self._mask:
             return
-        gone = self._gone.pop(name, None)
+        with self._lock:
+            gone = self._gone.pop(name, None)
         if gone is None:
             return
         needed = self._total - gone

@@ -27,6 +27,8 @@ _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 # Value, whether it is encoded, when it ends, until when it is calm, and its life.
 Data: TypeAlias = tuple[Any, bool, float, float, Any]
 
+# In place of what cannot be replaced: over at any time.
+_OVER: Final[Data] = (None, False, -float("inf"), -float("inf"), None)
 # What the interpreter spends on an entry beside its key and value, as measured: the entry,
 # its places in the table and a queue, and its share of the list of expelled keys.
 _OVERHEAD: Final = 540
@@ -154,6 +156,10 @@ class Memory:
         if life is not None:
             size += _LIFE
         if size * 2 > self.capacity:
+            entry = self._entries.get(key)
+            if entry is not None:
+                # What it was to replace must not answer any longer.
+                entry.data = _OVER
             return False
         data = (value, encoded, expires, expires if calm is None else calm, life)
         entry = self._entries.get(key)
@@ -195,6 +201,12 @@ class Memory:
                 self._small_bytes += 0 if entry.resident else more
                 # Whatever is over by now has not been asked for: any moment will do.
                 self._trim(0.0)
+
+    def after_fork(self) -> bool:
+        """Go on in a child process; False if a thread that is gone was in the midst of a change."""
+        torn, self._lock = self._lock.locked(), threading.Lock()
+        self.larger = Larger(self.capacity, every=64)
+        return not torn
 
     def resize(self, capacity: int, now: float) -> None:
         """Change the bound, letting go of what no longer fits."""

@@ -7,8 +7,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 from threading import Lock
-from typing import Any, cast, final
-from weakref import WeakKeyDictionary
+from typing import Any, Final, cast, final
+from weakref import WeakKeyDictionary, WeakSet
 
 from prodml._call import Guard, Steps, arun, run
 from prodml.cache.arguments import Arguments
@@ -36,8 +36,11 @@ from prodml.types import MISS
 __all__ = ["PredictionCache"]
 
 
+_CACHES: Final["WeakSet[PredictionCache]"] = WeakSet()
+
+
 @final
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class PredictionCache(OperationSteps):
     """Keeps predictions by model version and canonical features.
 
@@ -197,6 +200,7 @@ class PredictionCache(OperationSteps):
             self.redis = self._tier.store
         if self.disk is not None:
             self._tier = self._over_disk(self.disk)
+        _CACHES.add(self)
 
     def _hidden(self) -> dict[str, Any]:
         return {"secret": self._secret}
@@ -205,6 +209,15 @@ class PredictionCache(OperationSteps):
         self._memory.resize(size_of(self.memory, "memory"), self._now())
         self._flights.timeout = self.flight_timeout
         self._fresh = Freshness(self.early, self.stale, self.stale_if_error)
+
+    def _after_fork(self) -> None:
+        """Go on in a child process, where nobody lands the flights of the parent's threads."""
+        self._lock = Lock()
+        self._flights, self._failures = SingleFlight(self.flight_timeout), Failures()
+        self._renewals.clear()
+        self._blocks.after_fork()
+        if not self._memory.after_fork():
+            self._memory = Memory(self._memory.capacity)
 
     def _over_disk(self, disk: DiskTier | str | os.PathLike[str]) -> StoreTier:
         self.disk = disk if isinstance(disk, DiskTier) else DiskTier(disk, clock=self.clock)
@@ -461,6 +474,14 @@ class PredictionCache(OperationSteps):
         yield from self._refresh(key.epoch)
         yield from self._keep([(self._preimage(key), value, body)], 0.0)
         return True, None
+
+
+def _after_fork() -> None:
+    for cache in list(_CACHES):
+        cache._after_fork()  # noqa: SLF001 - its own
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _custom(codec: Any) -> Codec:

@@ -89,6 +89,8 @@ class Shortcuts:
         features, version = call.features, call.version
         if type(features) is not dict or type(version) is not str:
             return
+        # Its caller may change it at any moment: name and shortcut must be of the same row.
+        features = features.copy()
         if call.extra != self._arguments.usual or not features:
             return
         cache, names = self._cache, tuple(features)

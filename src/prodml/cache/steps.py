@@ -128,6 +128,8 @@ class CacheSteps(FlightSteps):
             key = self._key(function, version, extra, self._named(features), answer)
             if key is not None:
                 key.renew = True
+                if self._now() < key.epoch.until:
+                    key.place = self._preimage(key)
             return None, key
         try:
             tail = extra + self._body(features)
@@ -303,9 +305,9 @@ class CacheSteps(FlightSteps):
                 fresh, begun = self._fresh, now - age
                 if kind is Kind.VALUE and age < ttl + fresh.grace:
                     value = self._decoded(body, key.answer)
-                    if self._memory.capacity:
+                    if self._memory.capacity and key.place is not None:
                         life = Life(begun, ttl, cost, created)
-                        self._remember(key.place or b"", value, body, life)
+                        self._remember(key.place, value, body, life)
                     if fresh.calm(begun, ttl, cost) <= now:
                         # It may be time to renew it: the steps decide.
                         return MISS

@@ -71,7 +71,7 @@ class Watch:
         """The innermost bypass of this cache that holds here."""
         if self.blocks:
             for block in reversed(_BLOCKS.get()):
-                if type(block) is Bypass and block.watch is self:
+                if type(block) is Bypass and block.watch is self and block.holds:
                     return block
         return None
 
@@ -85,8 +85,12 @@ class Watch:
             else Provenance(function, version, answer.tier, answer.age, answer.stale)
         )
         for block in _BLOCKS.get():
-            if type(block) is Trace and block.watch is self:
+            if type(block) is Trace and block.watch is self and block.holds:
                 block.answers.append(told)
+
+    def after_fork(self) -> None:
+        """Go on in a child process."""
+        self._lock = Lock()
 
     def count(self, change: int) -> None:
         """Take in that a block has begun or ended."""
@@ -102,6 +106,11 @@ class _Block:
     def __init__(self, watch: Watch) -> None:
         self.watch: Watch = watch
         self._token: Token[tuple[_Block, ...]] | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether its block has not ended: tasks begun in it may outlive it."""
+        return self._token is not None
 
     def __enter__(self) -> Self:
         if self._token is not None:

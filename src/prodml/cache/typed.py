@@ -239,7 +239,7 @@ def _checker(said: Any, records: Records) -> Check | None:
 def _resolved(said: Any) -> Any:
     """What stands behind NewType, ``type X = ...`` and Annotated."""
     while not isinstance(said, type):
-        under = getattr(said, "__supertype__", None) or getattr(said, "__value__", None)
+        under: Any = getattr(said, "__supertype__", None) or getattr(said, "__value__", None)
         if get_origin(said) is typing.Annotated:
             under = get_args(said)[0]
         elif getattr(under, "__parameters__", None) and get_args(said):
