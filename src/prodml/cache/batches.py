@@ -106,7 +106,7 @@ class CachedBatches(CachedFlow, Flow):
             if not bypass.keep:
                 return (yield Invoke(fn, args, kwargs))
         moved = partial(self._moved, call.version)
-        batch = _Batch(cache, self._kinds, table, arguments, call, moved)
+        batch = _Batch(cache, self._kinds, table, arguments, call, moved=moved)
         result, error = (
             yield from batch.steps(compute) if bypass is None else batch.renewed(compute)
         )
@@ -173,6 +173,7 @@ class _Batch:
         table: Table,
         arguments: Arguments,
         call: Call,
+        *,
         moved: Callable[[], bool],
     ) -> None:
         self._cache: PredictionCache = cache
