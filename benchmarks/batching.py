@@ -160,7 +160,7 @@ def cases() -> list[Case]:
                 BARE: home.alone(awaited(lambda _: single(first))),
                 OURS: home.alone(lambda _: alone.apredict(first)),
             },
-            {OURS: 1.05},
+            {OURS: 1.1},
             INNER,
             rounds=9,
         ),

@@ -18,6 +18,7 @@ from prodml.events import Stream
 from prodml.serving import Member, ServingFleet, VersionedModelServer
 from prodml.serving.fleet_memory import HostPlace, Memory
 from prodml.serving.fleet_record import Record, reconciled
+from prodml.serving.fleet_watch import Ears
 from prodml.stores import MemoryStore
 from prodml.testing import ManualClock
 
@@ -377,6 +378,26 @@ def test_a_bell_that_was_not_rung_is_made_good_by_the_next_poll(fleet):
     here._truth.nudge = lambda: None
     here.promote("v2")
     eventually(lambda: there.server.default_version == "v2")
+
+
+def test_a_bell_that_is_rung_while_it_is_taken_down_is_heard(fleet):
+    here, there = fleet(poll=60.0, ttl=100.0), fleet(poll=60.0, ttl=100.0)
+    ears, attend = Ears([there._truth]), Ears.attend
+
+    def attending(*args, anew=False):
+        if anew:
+            here.promote("v1")
+        attend(ears, *args, anew=anew)
+
+    ears.attend = attending
+    there.sync()
+    here.promote("v2")
+    # News that nobody rang for, and more of it while the bell is renewed.
+    pause = there._worker.turn(ears, [])
+    assert (there.generation, pause) == (1, 0.0)
+    assert there._worker.turn(ears, ears.wait(0.0)) in {0.0, 60.0}
+    assert there.generation == 2
+    ears.close()
 
 
 def test_a_folder_that_is_cleared_away_comes_back_by_itself(fleet, tmp_path):

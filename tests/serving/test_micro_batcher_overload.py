@@ -270,3 +270,21 @@ def test_and_as_long_as_it_likes_if_one_has_no_deadline():
     queue.go()
     until(lambda: len(seen) == 2)
     assert seen == [None, None]
+
+
+def test_a_task_that_goes_away_leaves_no_timer_behind():
+    held = Held()
+    batcher = MicroBatcher(held)
+    queue = Queue(batcher, held)
+
+    async def main():
+        with Deadline(1000.0):
+            task = asyncio.ensure_future(batcher.apredict(1))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        loop = asyncio.get_running_loop()
+        return [timer for timer in loop._scheduled if not timer.cancelled()]
+
+    assert asyncio.run(main()) == []
+    queue.go()

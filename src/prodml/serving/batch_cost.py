@@ -72,7 +72,13 @@ class Cost:
         """Hear that a batch of ``rows`` took ``seconds``."""
         gain = self._gain
         if gain < 1.0:
-            seconds = self._trusted(rows, seconds)
+            expected = self.base + self.slope * rows
+            # A size that was never seen may cost in proportion.
+            most = max(expected, self._seconds / self._rows * rows, _GRAIN) * _TRUSTED
+            if expected <= seconds * _TRUSTED and seconds <= most:
+                self._streak = 0
+            else:
+                seconds = self._doubted(seconds, expected / _TRUSTED, most)
         more, longer = rows - self._rows, seconds - self._seconds
         self._rows += gain * more
         self._seconds += gain * longer
@@ -92,19 +98,8 @@ class Cost:
             slope = (self._together + rows * seconds) / (self._spread + rows * rows)
         self.base, self.slope = base, slope
 
-    def _trusted(self, rows: int, seconds: float) -> float:
-        """Bring ``seconds`` into the range that one observation is believed."""
-        expected = self.of(rows)
-        # A size that was never seen may cost in proportion.
-        in_proportion = self._seconds / self._rows * rows
-        high = max(expected, in_proportion, _GRAIN) * _TRUSTED
-        low = expected / _TRUSTED
-        if low <= seconds <= high:
-            self._streak = 0
-            return seconds
-        return self._doubted(seconds, low, high)
-
     def _doubted(self, seconds: float, low: float, high: float) -> float:
+        """Bring ``seconds`` nearer to the range that one observation is believed."""
         if seconds > high:
             self._streak = max(self._streak, 0) + 1
             return min(seconds, high * _more_each_time(self._streak))

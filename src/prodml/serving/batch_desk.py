@@ -104,6 +104,9 @@ class Desk:
                 if seat.rows and (line.closed or line.turn is not None or line.waiting):
                     self._admit(seat)
                 line.join(seat, bell)
+        except Rejected:
+            seat.route.release()
+            raise
         except BaseException:
             self.leave(seat)
             raise

@@ -100,7 +100,7 @@ class Runner:
         name: str,
     ) -> None:
         # Copies for the shadows, if the router has any.
-        self._mirror: Callable[..., None] = getattr(router, "mirror", _nothing)
+        self._mirror: Callable[..., None] | None = getattr(router, "mirror", None)
         self._stack: Callable[[list[Any]], Any] | None = stack
         self._line: Line = line
         self._clock: Clock = clock
@@ -149,7 +149,7 @@ class Runner:
             return False
         # A copy, for the model may keep its list and use it again.
         request.answers = list(answers)
-        if request.rows:
+        if self._mirror is not None and request.rows:
             self._mirror(route, asked, answers, batch=True)
         return True
 
@@ -193,7 +193,7 @@ class Runner:
             return False
         wrong = _wrong(answers, count)
         self._settle(requests, answers, wrong)
-        if wrong is None and count:
+        if self._mirror is not None and wrong is None and count:
             self._mirror(route, asked, answers, batch=True)
         return True
 
@@ -258,7 +258,3 @@ def _latest(requests: Sequence[Request]) -> Limit | None:
     if len(limits) < len(requests):
         return None
     return max(limits, key=Limit.left)
-
-
-def _nothing(*_: Any, batch: bool) -> None:
-    """Copy nothing, for nobody."""

@@ -263,8 +263,10 @@ class FleetWorker:
         ears.attend(self.worker)
         self.sync()
         if not rung and self.position.heard is not before:
-            # There was news and nobody rang: a connection may be dead without knowing it.
+            # There was news and nobody rang: a connection may be dead without knowing it.  Look
+            # again at once, since the old bell may have been rung while it was taken down.
             ears.attend(self.worker, anew=True)
+            return 0.0
         again = _SHORTEST * 2.0 ** min(self._failed - 1, 20)
         return min(self.poll, again) if self._failed else self.poll
 

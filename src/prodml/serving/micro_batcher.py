@@ -74,7 +74,8 @@ class MicroBatcher:
     Who comes while nobody is being served is served at once, alone, in its own thread or
     event loop.  Who comes while a batch runs waits in line, and the next batch takes all that
     stand there, up to ``max_rows``.  There is no time window: batches grow with the load
-    and only with it.  Nor is there a thread: one of those who wait does the work for all.
+    and only with it.  Nor is there a thread that waits for work: one of the callers does it
+    for all.
 
     Threads and the tasks of any number of event loops share one line, first come, first
     served, row by row.
@@ -93,8 +94,8 @@ class MicroBatcher:
         what batches have taken so far, is refused at once with ``Overloaded``.  None refuses
         nobody for this.
     max_queue
-        Rows that may wait.  A request is refused when it would make them more.  While nobody
-        waits a request of any size is taken.
+        Rows that may wait.  A request is refused when it would make them more.  An idle batcher
+        takes a request of any size.
     stack
         How the list of rows becomes what the model takes: ``True`` makes one array (n rows of
         shape s become shape (n, *s)), ``pandas.DataFrame`` a frame of dictionaries; any
@@ -113,9 +114,10 @@ class MicroBatcher:
 
     Notes
     -----
-    *Gathering in a loop.*  An awaiting caller that finds nobody at work lets the tasks that are
-    ready run first, once more as long as each pass brings another row.  With one
-    connection that is one pass through the loop, some microseconds.
+    *Gathering in a loop.*  An awaiting caller that finds nobody at work lets the event loop
+    make three passes first, which is what a socket that can be read now needs to become a
+    row in line: some microseconds if nothing is ready.  After four batches of a single request
+    only every eighth does so, since there seems to be no crowd.
 
     *What the model sees.*  A copy of the context in which the batcher was made, whoever does
     the work: no caller's context variables, since a batch has several.  The one exception is
@@ -137,8 +139,8 @@ class MicroBatcher:
     answers are dropped.  A thread that is interrupted while it works for others puts their
     rows back in front, and another one goes on.
 
-    *Nesting.*  A model that asks its own batcher is answered at once, unbatched, if it does so
-    in the same thread or with the context passed on.
+    *Nesting.*  A model that asks its own batcher is answered at once, by one call whatever
+    ``max_rows``, if it does so in the same thread or with the context passed on.
 
     *Forks.*  A child begins with an empty line.
 
