@@ -98,7 +98,7 @@ class MicroBatcher:
         takes a request of any size.
     stack
         How the list of rows becomes what the model takes: ``True`` makes one array (n rows of
-        shape s become shape (n, *s)), ``pandas.DataFrame`` a frame of dictionaries; any
+        shape s become shape (n, s)), ``pandas.DataFrame`` a frame of dictionaries; any
         function of a list will do.  None passes the list.
     inline
         An awaiting caller lets batches that should take less than this many seconds run in the
