@@ -12,7 +12,7 @@ one model call a version.
 
 import itertools
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -199,6 +199,7 @@ class PredictionService:
         *,
         version: str | None = None,
         key: Key | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Prediction[Any]:
         """Answer one request.
 
@@ -212,6 +213,8 @@ class PredictionService:
             Asks this version, whatever the routing says.
         key
             Entity that the split between versions sticks to.
+        headers
+            The request's headers, for overrides of the routing.
 
         Raises
         ------
@@ -223,7 +226,8 @@ class PredictionService:
             The model and every rung failed; holds each cause in order.
         """
         return cast(
-            "Prediction[Any]", run(self.steps(features, request_id, version, key), self.clock)
+            "Prediction[Any]",
+            run(self.steps(features, request_id, version, key, headers), self.clock),
         )
 
     def apredict(
@@ -233,9 +237,10 @@ class PredictionService:
         *,
         version: str | None = None,
         key: Key | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Coroutine[Any, Any, Prediction[Any]]:
         """Answer one request, awaiting what is asynchronous on the way; see :meth:`predict`."""
-        return arun(self.steps(features, request_id, version, key), self.clock)
+        return arun(self.steps(features, request_id, version, key, headers), self.clock)
 
     def predict_batch(
         self,
@@ -266,6 +271,17 @@ class PredictionService:
         steps = self.batch_steps(rows, request_ids, version, keys)
         return cast("list[Prediction[Any]]", run(steps, self.clock))
 
+    def apredict_batch(
+        self,
+        rows: Sequence[Features],
+        request_ids: Sequence[str] | None = None,
+        *,
+        version: str | None = None,
+        keys: Sequence[Key] | None = None,
+    ) -> Coroutine[Any, Any, list[Prediction[Any]]]:
+        """:meth:`predict_batch`, awaiting what is asynchronous on the way."""
+        return arun(self.batch_steps(rows, request_ids, version, keys), self.clock)
+
     # -- one request --------------------------------------------------------------------
 
     def steps(
@@ -274,10 +290,11 @@ class PredictionService:
         request_id: str | None = None,
         version: str | None = None,
         key: Key | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Steps:
         """Steps of one request, for a flow around the service."""
         request = _Request(features, request_id, key, self.clock.monotonic())
-        return self._in_time(self._walk(request, version))
+        return self._in_time(self._walk(request, version, headers))
 
     def _in_time(self, walk: Steps) -> Steps:
         return walk if self.deadline is None else self._within(self.deadline, walk)
@@ -289,13 +306,15 @@ class PredictionService:
         finally:
             restore(reset)
 
-    def _walk(self, request: _Request, version: str | None) -> Steps:
+    def _walk(
+        self, request: _Request, version: str | None, headers: Mapping[str, str] | None
+    ) -> Steps:
         if self.schema is not None or self.features is not None:
             error = yield from self._prepare(request)
             if error is not None:
                 return None, self._failed(request, error)
         try:
-            request.route = route = self.server.resolve(version, request.key)
+            request.route = route = self.server.resolve(version, request.key, headers)
         except Exception as unknown:
             return None, self._failed(request, unknown)
         try:
@@ -494,14 +513,19 @@ class PredictionService:
 
     def _call_batch(self, route: Route, rows: list[Any]) -> Any:
         """One call of the model; a value or ``MISS`` and why, for each row."""
-        step = Invoke(route.predict_batch, (rows,), timeout=self.timeout)
-        answers, error = yield from self._guarded(_once(step), route.version)
+        answers, error = yield from self._guarded(self._batch_of(route, rows), route.version)
         if error is None and len(answers) != len(rows):
             error = RejectedAnswer(f"{len(answers)} answers for {len(rows)} rows", answers)
         if error is not None:
             return [(MISS, error)] * len(rows)
         refusals = map(self._refusal, answers)
         return [(MISS if no else value, no) for value, no in zip(answers, refusals, strict=True)]
+
+    def _batch_of(self, route: Route, rows: list[Any]) -> Steps:
+        if self.timeout is None:
+            return route.batch_steps(rows)
+        awaited = route.slot.abatch
+        return _once(Invoke(route.predict_batch, (rows,), timeout=self.timeout, acall=awaited))
 
     def _recall(self, cache: PredictionCache, group: list[_Request], route: Route) -> Any:
         """Fill in what the cache holds; return the keys of the rows that may be cached."""

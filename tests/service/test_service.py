@@ -554,3 +554,47 @@ def test_the_deadline_of_a_batch_is_one_for_all_its_rows():
     answers = service.predict_batch([{"x": 1}, {"x": 2}])
     assert [(answer.value, answer.source) for answer in answers] == [(0, "default")] * 2
     assert asked == []
+
+
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_many_requests_are_awaited_with_a_model_that_answers_batches_asynchronously(timeout):
+    class Model:
+        async def predict(self, features):
+            raise AssertionError("all at once")
+
+        async def apredict_batch(self, rows):
+            await asyncio.sleep(0)
+            return [row["x"] * 2 for row in rows]
+
+    service = PredictionService(Model(), cache=PredictionCache(), timeout=timeout)
+
+    async def main():
+        first = await service.apredict_batch([{"x": 1}, {"x": 2}, {"x": 1}], ["a", "b", "c"])
+        return first, await service.apredict_batch([{"x": 2}])
+
+    first, again = asyncio.run(main())
+    assert [(p.request_id, p.value) for p in first] == [("a", 2), ("b", 4), ("c", 2)]
+    assert (again[0].value, again[0].cached) == (4, True)
+
+
+def test_many_requests_are_awaited_row_by_row_with_an_async_model():
+    class Model:
+        async def predict(self, features):
+            await asyncio.sleep(0)
+            return features["x"]
+
+    service = PredictionService(Model())
+    told = asyncio.run(service.apredict_batch([{"x": 1}, {"x": 2}]))
+    assert [p.value for p in told] == [1, 2]
+
+
+def test_headers_override_the_routing():
+    server = VersionedModelServer()
+    for version in ("v1", "v2"):
+        server.load_model(version, lambda features, version=version: version)
+    server.set_default_version("v1")
+    server.route(overrides={"x-arm": {"new": "v2"}})
+    service = PredictionService(server)
+    assert service.predict({}, headers={"X-Arm": "new"}).value == "v2"
+    assert asyncio.run(service.apredict({}, headers={"x-arm": "new"})).value == "v2"
+    assert service.predict({}, headers={"x-arm": "old"}).value == "v1"
