@@ -110,7 +110,7 @@ def _figures(operation: Operation, own: Weekly) -> dict[str, str]:
         "weather look-ups": f"{len(asked):,} flights, {weather.asked:,} asked, "
         f"{weather.reports:,} fetched ({100 * (1 - weather.reports / len(asked)):.1f} % saved)",
         "cache": f"{stats.hits:,} hits, {stats.misses:,} misses ({100 * stats.hit_ratio:.1f} %); "
-        f"{stats.drops} retired versions dropped",
+        f"{stats.drops} drops of a version",
         "estimates computed": f"{operation.computed:,} of {len(asked):,} in "
         f"{operation.computing:.1f} s; the cache saved {_saved(operation, len(asked)):.1f} s",
         "prediction log": f"{log.written:,} records, {labelled:,} joined with their label",
