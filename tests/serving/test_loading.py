@@ -14,7 +14,7 @@ import pytest
 
 from prodml._deadline import narrow, remaining, restore
 from prodml.errors import BadConfiguration, DrainTimeout, GoldenMismatch, RejectedAnswer
-from prodml.events import ModelRefused, ModelUnloaded, Stream
+from prodml.events import ModelRefused, Stream
 from prodml.serving import Golden, VersionedModelServer
 from prodml.testing import ManualClock, Recorder
 
