@@ -16,7 +16,7 @@ from prodml.cache.codecs import atomic
 from prodml.cache.columns import Column, Kind, agreed, assemble, column_of, is_kind
 from prodml.cache.keys import Namer
 from prodml.cache.prediction_cache import PredictionCache
-from prodml.cache.rounding import Rounding, RoundingAudit, RoundingNamer
+from prodml.cache.rounding import RoundingAudit, RoundingNamer
 from prodml.cache.rows import Rows
 from prodml.cache.tiers import Answer
 from prodml.cache.typed import AnswerType
@@ -72,20 +72,10 @@ class CachedBatches(CachedFlow, Flow):
 
     _batch: bool = True
 
-    def __init__(
-        self,
-        cache: PredictionCache,
-        *,
-        version: Any = None,
-        arguments: Arguments | None = None,
-        rounding: Rounding | None = None,
-        audit: RoundingAudit | None = None,
-    ) -> None:
-        super().__init__(
-            cache, version=version, arguments=arguments, rounding=rounding, audit=audit
-        )
+    def _prepare(self) -> None:
+        rounding = self._rounding
         self._namer: Namer = Namer() if rounding is None else RoundingNamer(rounding)
-        self._kinds: _Kinds = _Kinds(cache)
+        self._kinds: _Kinds = _Kinds(self._cache)
 
     def steps(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]

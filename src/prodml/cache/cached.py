@@ -110,21 +110,10 @@ class CachedCalls(CachedFlow, Flow):
 
     __slots__: tuple[str, ...] = ("_shortcuts",)
 
-    def __init__(
-        self,
-        cache: PredictionCache,
-        *,
-        version: Any = None,
-        arguments: Arguments | None = None,
-        rounding: Rounding | None = None,
-        audit: RoundingAudit | None = None,
-    ) -> None:
-        super().__init__(
-            cache, version=version, arguments=arguments, rounding=rounding, audit=audit
-        )
+    def _prepare(self) -> None:
         self._shortcuts: Shortcuts | None = None
-        if arguments is not None and rounding is None:
-            self._shortcuts = Shortcuts(cache, arguments, version)
+        if self._arguments is not None and self._rounding is None:
+            self._shortcuts = Shortcuts(self._cache, self._arguments, self._version)
 
     @property
     def known(self) -> Callable[[tuple[Any, ...]], Any] | None:
@@ -141,7 +130,7 @@ class CachedCalls(CachedFlow, Flow):
         arguments, call = read
         cache = self._cache
         if self._rounding is not None or cache.watched:
-            return None, self._watched(arguments, call, fn, args, kwargs)
+            return None, self._watched(arguments, call, Invoke(fn, args, kwargs))
         value, key = cache.lookup(
             call.features,
             call.version,
@@ -155,7 +144,7 @@ class CachedCalls(CachedFlow, Flow):
             return value, None
         direct = None if key is None else cache.direct(key)
         if key is None or direct is None:
-            return None, self._rest(key, fn, args, kwargs)
+            return None, self._rest(key, Invoke(fn, args, kwargs))
         return None, _Look(direct, self, key, (fn, args, kwargs))
 
     def steps(
@@ -167,39 +156,23 @@ class CachedCalls(CachedFlow, Flow):
             return answer, None
         return (yield from steps.rest() if isinstance(steps, Peek) else steps)
 
-    def _rest(
-        self,
-        key: Key | None,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Steps:
+    def _rest(self, key: Key | None, step: Invoke) -> Steps:
         """What follows when neither memory nor a look at the store had an answer."""
         if key is not None and not self._cache._counts.misses % _SAMPLED:
-            self._timed(key, fn, args, kwargs)
-        version = None if key is None else key.version
-        ways = self._ways(fn, args, kwargs, version, key)
+            self._timed(key, step)
+        ways = self._ways(step, None if key is None else key.version, key)
         found, error = yield from self._cache.complete_steps(key, *ways)
         return (None if error is not None else found[0]), error
 
-    def _timed(
-        self, key: Key, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
+    def _timed(self, key: Key, step: Invoke) -> None:
         """Look the call up once more, to know what that costs: nothing where it pays."""
         cache, began = self._cache, self._cache._now()
-        self._changed(key, fn, args, kwargs)
+        self._changed(key, step)
         cache._memory.find(cache._preimage(key), began)
         cache._counts.looks += 1
         cache._counts.look_seconds += cache._now() - began
 
-    def _watched(
-        self,
-        arguments: Arguments,
-        call: Call,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Steps:
+    def _watched(self, arguments: Arguments, call: Call, step: Invoke) -> Steps:
         """The long way: with rounded features, or for those who want to know more."""
         cache, rounding = self._cache, self._rounding
         answer, key = cache.recall(
@@ -209,7 +182,7 @@ class CachedCalls(CachedFlow, Flow):
             extra=call.extra,
             answer=arguments.answer,
         )
-        compute, behind = self._ways(fn, args, kwargs, call.version, key)
+        compute, behind = self._ways(step, call.version, key)
         if answer is None:
             answer, error = yield from cache.answer_steps(key, compute, behind)
             if error is not None:
@@ -231,52 +204,28 @@ class CachedCalls(CachedFlow, Flow):
             return None, None
         return (yield Spawn(partial(_compared, audit, compute, served)))
 
-    def _ways(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        version: Any,
-        key: Key | None,
-    ) -> tuple[Compute, Behind]:
+    def _ways(self, step: Invoke, version: Any, key: Key | None) -> tuple[Compute, Behind]:
         """How to compute the call here, and behind the caller's back."""
-        here = partial(self._computed, fn, args, kwargs, version, key)
-        return here, partial(self._apart, fn, args, kwargs, version, key)
+        return partial(self._computed, step, version, key), partial(self._apart, step, version, key)
 
-    def _apart(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        version: Any,
-        key: Key | None,
-    ) -> Compute:
+    def _apart(self, step: Invoke, version: Any, key: Key | None) -> Compute:
         """The same call with arguments of its own: the caller may change his meanwhile."""
-        own_args, own_kwargs = deepcopy((args, dict(kwargs)))
-        return partial(self._computed, fn, own_args, own_kwargs, version, key)
+        own = Invoke(step.fn, *deepcopy((step.args, dict(step.kwargs))))
+        return partial(self._computed, own, version, key)
 
-    def _computed(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        version: Any,
-        key: Key | None,
-    ) -> Steps:
-        result, error = yield Invoke(fn, args, kwargs)
+    def _computed(self, step: Invoke, version: Any, key: Key | None) -> Steps:
+        result, error = yield step
         if error is not None:
             return None, error
-        if self._moved(version) or (key is not None and self._changed(key, fn, args, kwargs)):
+        if self._moved(version) or (key is not None and self._changed(key, step)):
             # Another model has answered than the one that was asked, or another row.
             return Uncached(result), None
         return result, None
 
-    def _changed(
-        self, key: Key, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> bool:
+    def _changed(self, key: Key, step: Invoke) -> bool:
         """Whether the call reads otherwise than when it was named: somebody has changed a row."""
         try:
-            call = (self._arguments or self._arguments_of(fn)).read(args, kwargs)
+            call = (self._arguments or self._arguments_of(step.fn)).read(step.args, step.kwargs)
             rounding, features = self._rounding, call.features
             body = self._cache._body(features if rounding is None else rounding(features))
         except Exception:
@@ -321,4 +270,4 @@ class _Look(Peek):
         self._flow._cache.broken(error)
 
     def rest(self) -> Steps:
-        return self._flow._rest(self._key, *self._call)
+        return self._flow._rest(self._key, Invoke(*self._call))

@@ -45,6 +45,10 @@ class CachedFlow:
         self._audit: RoundingAudit | None = audit
         self._others: OrderedDict[Any, Arguments] = OrderedDict()
         self.clock: Clock = cache.clock
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make what a flow of this kind keeps beside."""
 
     def _read(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
