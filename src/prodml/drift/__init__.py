@@ -10,7 +10,10 @@ values, new levels and vanished columns are findings, never exceptions and never
 The measures (:func:`ks`, :func:`psi`, ...) are plain functions of two samples.
 """
 
+from prodml.drift.anderson_darling import anderson_darling
+from prodml.drift.categories import cramers_v, g_test, l_infinity, total_variation
 from prodml.drift.correction import adjust, benjamini_hochberg, bonferroni, holm
+from prodml.drift.cramer_von_mises import cramer_von_mises
 from prodml.drift.detector import DriftDetector
 from prodml.drift.evidence import Evidence
 from prodml.drift.feature import FeatureDrift
@@ -18,6 +21,7 @@ from prodml.drift.level import DriftLevel
 from prodml.drift.measures import (
     TestResult,
     chi_square,
+    hellinger,
     jensen_shannon,
     ks,
     psi,
@@ -39,13 +43,20 @@ __all__ = [
     "Reference",
     "TestResult",
     "adjust",
+    "anderson_darling",
     "benjamini_hochberg",
     "bonferroni",
     "chi_square",
+    "cramer_von_mises",
+    "cramers_v",
+    "g_test",
+    "hellinger",
     "holm",
     "jensen_shannon",
     "ks",
+    "l_infinity",
     "psi",
     "rate_change",
+    "total_variation",
     "wasserstein",
 ]
