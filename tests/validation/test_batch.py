@@ -6,10 +6,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prodml.validation import Field, Schema
+from prodml.errors import InvalidFeatures
+from prodml.validation import Field, Rule, Schema
+from prodml.validation.columns import Frame
 
 SCHEMA = Schema(
     {
@@ -227,6 +229,87 @@ def test_a_frame_gets_the_verdict_of_its_rows(field, values):
     frame = schema.validate_batch(pl.DataFrame({"a": values}, schema={"a": pl.Float64}))
     rows = schema.validate_batch([{"a": value} for value in values])
     assert frame.where == rows.where
+
+
+WHOLE = Schema(
+    {
+        "age": Field(int, minimum=0, maximum=120, on={"range": "clip"}),
+        "income": Field(float, nullable=True, default=1.0, on={"finite": "impute"}),
+        "code": Field(str, pattern="[A-Z]{2}[0-9]", on={"missing": "warn"}),
+        "plan": Field(str, categories=("a", "b"), max_length=1, on={"length": "quarantine"}),
+        "at": Field(datetime, minimum=datetime(2024, 1, 1)),
+    },
+    rules=["income <= age * 2", Rule("plan == 'a' or age > 3", name="plans", action="warn")],
+)
+CELLS = st.fixed_dictionaries(
+    {
+        "age": st.integers(-3, 130),
+        "income": st.one_of(st.none(), st.floats(0, 9), st.sampled_from([math.inf, 300.0])),
+        "code": st.sampled_from(["AB1", "CD2", "x", "AB1\n", None]),
+        "plan": st.sampled_from(["a", "b", "c", "ab"]),
+        "at": st.sampled_from([datetime(2024, 1, 1), datetime(2023, 1, 1), datetime(2025, 1, 1)]),
+    }
+)
+DTYPES = {"age": "int64", "income": "float64", "code": "str", "plan": "str", "at": "datetime64[us]"}
+POLARS = dict(zip(DTYPES, [pl.Int64, pl.Float64, pl.String, pl.String, pl.Datetime], strict=True))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(CELLS, min_size=1, max_size=5), st.sampled_from([1, 30]))
+def test_every_library_gives_every_row_the_verdict_of_validate(rows, times):
+    rows = rows * times
+    alone = [row_verdict(row) for row in rows]
+    frame = pl.DataFrame(rows, schema=POLARS)
+    columns = {name: [row[name] for row in rows] for name in DTYPES}
+    containers = {
+        "rows": rows,
+        "columns": columns,
+        "arrays": {name: np.array(values, dtype=object) for name, values in columns.items()},
+        "pandas": pd.DataFrame(columns).astype(DTYPES),
+        "polars": frame,
+        "lazy": frame.lazy(),
+        "arrow": frame.to_arrow(),
+    }
+    for name, container in containers.items():
+        schema = Schema(WHOLE.fields, rules=WHOLE.rules)
+        batch = schema.validate_batch(container)
+        told = [set() for _ in rows]
+        for key, hits in batch.where.items():
+            for hit in hits:
+                told[hit].add(key)
+        assert list(zip(batch.valid.tolist(), told, strict=True)) == alone, name
+        assert schema.stats().quarantined == batch.held == len(schema.quarantine)
+        assert batch.held == sum(("plan", "length") in keys for _, keys in alone)
+
+
+def row_verdict(row):
+    told = {(violation.field, violation.rule) for violation in WHOLE.check(row)}
+    try:
+        WHOLE.validate(row)
+    except InvalidFeatures:
+        return False, told
+    return True, told
+
+
+def test_a_bad_row_shows_all_that_is_wrong_where_msgspec_shows_the_first():
+    msgspec = pytest.importorskip("msgspec")
+    row = {"age": "old", "income": "none", "code": 5, "plan": "zz", "at": 3}
+    kinds = [("age", int), ("income", float), ("code", str), ("plan", str), ("at", datetime)]
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(row, msgspec.defstruct("Row", kinds))
+    assert [name for name, _ in kinds if f"$.{name}" in str(caught.value)] == ["age"]
+    assert len(WHOLE.check(row)) == 5
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame, pa.Table.from_pylist])
+def test_one_row_as_a_frame_is_a_few_lists(frame):
+    # Great Expectations takes a second for one row, pandera twenty milliseconds: both build
+    # their engine anew.  Here a short frame becomes lists, and no column is asked by itself.
+    row = {"age": 5, "income": 1.0, "code": "AB1", "plan": "a", "at": datetime(2024, 2, 2)}
+    table = frame([row])
+    asked = Frame(table)
+    assert {name: asked.column(name) for name in row} == {n: ([v], None) for n, v in row.items()}
+    assert WHOLE.validate_batch(table).ok
 
 
 def test_a_thing_that_is_no_table_is_a_type_error():

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from prodml.errors import BadConfiguration, RejectedAnswer
 from prodml.types import is_missing
-from prodml.validation.field import kind_of_type, plain_number
+from prodml.validation.kinds import kind_of_type, plain_number
 
 __all__ = ["AnswerCheck"]
 

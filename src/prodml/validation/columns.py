@@ -7,17 +7,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 from prodml.types import MISS, Features
-from prodml.validation.field import Kind
+from prodml.validation.kinds import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Column", "Mask", "Table", "rows_of", "table_of", "transposed"]
+__all__ = ["Column", "Mask", "Table", "Texts", "rows_of", "table_of", "transposed"]
 
 Mask: TypeAlias = "npt.NDArray[np.bool_]"
 Column: TypeAlias = "list[Any] | npt.NDArray[Any]"
+
+
+_FEW = 64
+"""Rows below which a list is cheaper than asking for distinct values."""
+
+
+class Texts:
+    """A column of text: its distinct values, and where they are."""
+
+    __slots__: tuple[str, ...] = ("_series", "levels")
+
+    def __init__(self, series: Any) -> None:
+        self._series: Any = series
+        self.levels: list[str | None] = series.unique().to_list()
+
+    def rows(self, levels: Sequence[Any]) -> Mask:
+        """Rows that hold one of ``levels``."""
+        import numpy as np
+
+        texts = [level for level in levels if isinstance(level, str)]
+        hits = np.zeros(len(self._series), dtype=np.bool_)
+        if texts:
+            hits |= self._series.is_in(texts).fill_null(value=False).to_numpy().astype(np.bool_)
+        if len(texts) < len(levels):
+            hits |= self._series.is_null().to_numpy()
+        return hits
 
 
 class Table(Protocol):
@@ -35,6 +61,10 @@ class Table(Protocol):
 
     def column(self, name: str) -> tuple[Column, Kind | None]:
         """Values of ``name``, and their kind if the table declares one."""
+        ...
+
+    def texts(self, name: str) -> Texts | None:
+        """The column as distinct texts, if it is a long column of texts."""
         ...
 
     def take(self, mask: Mask) -> Any:
@@ -120,6 +150,9 @@ class Columns:
             return values, None
         return list(values), None
 
+    def texts(self, name: str) -> None:
+        """Lists and arrays are looked at as they are."""
+
     def take(self, mask: Mask) -> dict[str, Any]:
         """Every column, where ``mask`` is true."""
         return {name: _taken(values, mask) for name, values in self._data.items()}
@@ -169,6 +202,9 @@ class Array:
         """Column of ``name``, a view."""
         return self._data[:, self.names.index(name)], None
 
+    def texts(self, name: str) -> None:
+        """An array is looked at as it is."""
+
     def take(self, mask: Mask) -> Any:
         """Rows where ``mask`` is true."""
         return self._data[mask]
@@ -188,11 +224,13 @@ class Frame:
     Examples
     --------
     >>> import polars as pl
-    >>> Frame(pl.DataFrame({"a": [1, 2]})).column("a")[1]
+    >>> Frame(pl.DataFrame({"a": [1, 2]})).column("a")
+    ([1, 2], None)
+    >>> Frame(pl.DataFrame({"a": range(100)})).column("a")[1]
     'int'
     """
 
-    __slots__: tuple[str, ...] = ("_frame", "names")
+    __slots__: tuple[str, ...] = ("_frame", "_lists", "n_rows", "names")
 
     def __init__(self, data: Any) -> None:
         import narwhals as nw
@@ -200,14 +238,15 @@ class Frame:
         frame = nw.from_native(data)
         self._frame: Any = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
         self.names: list[str] = list(self._frame.columns)
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return len(self._frame)
+        self.n_rows: int = len(self._frame)
+        # A column at a time costs microseconds apiece, whatever its length.
+        few = self.n_rows <= _FEW
+        self._lists: dict[str, list[Any]] | None = _listed(self._frame) if few else None
 
     def column(self, name: str) -> tuple[Column, Kind | None]:
-        """Numbers as an array (nulls as NaN), everything else as a list of Python values."""
+        """Many numbers as an array (nulls as NaN), everything else as a list of values."""
+        if self._lists is not None:
+            return self._lists[name], None
         series = self._frame.get_column(name)
         if series.dtype.is_integer():
             return series.to_numpy(), "int"
@@ -215,11 +254,31 @@ class Frame:
             return series.to_numpy(), "float"
         return series.to_list(), None
 
+    def texts(self, name: str) -> Texts | None:
+        """The column as distinct texts, unless it is short or holds other things."""
+        import narwhals as nw
+
+        if self._lists is not None:
+            return None
+        series = self._frame.get_column(name)
+        if series.dtype != nw.String:
+            return None
+        # A column of Python objects is called text for its first rows.
+        objects = str(getattr(series.to_native(), "dtype", "")) == "object"
+        return None if objects else Texts(series)
+
     def take(self, mask: Mask) -> Any:
         """Rows where ``mask`` is true, as a frame of the library that came in."""
-        # An empty list of booleans would be no condition at all.
-        kept = self._frame if mask.all() else self._frame.filter(mask.tolist())
-        return kept.to_native()
+        import narwhals as nw
+
+        if mask.all():
+            return self._frame.to_native()
+        backend, native = self._frame.implementation, self._frame.to_native()
+        if backend.is_pandas_like():
+            return native[mask] if mask.any() else native.iloc[:0]
+        if not mask.any():
+            return self._frame.head(0).to_native()
+        return native.filter(nw.new_series("", mask, nw.Boolean, backend=backend).to_native())
 
     def put(self, changes: Mapping[str, Column], drop: Sequence[str]) -> "Frame":
         """Copy with ``changes`` and without ``drop``."""
@@ -228,3 +287,16 @@ class Frame:
         backend = self._frame.implementation
         made = [nw.new_series(name, values, backend=backend) for name, values in changes.items()]
         return Frame(self._frame.with_columns(*made).drop(list(drop)).to_native())
+
+
+def _listed(frame: Any) -> dict[str, list[Any]]:
+    """Columns of a short frame as lists, by the cheapest way of its library."""
+    native = frame.to_native()
+    if frame.implementation.is_polars():
+        return cast("dict[str, list[Any]]", native.to_dict(as_series=False))
+    if frame.implementation.is_pyarrow():
+        return cast("dict[str, list[Any]]", native.to_pydict())
+    if frame.implementation.is_pandas():
+        cells = native.to_numpy(dtype=object).T.tolist()
+        return dict(zip(map(str, native.columns), cells, strict=True))
+    return {name: frame.get_column(name).to_list() for name in frame.columns}
