@@ -348,7 +348,7 @@ def test_columns_without_names_of_their_own_are_numbered():
     frame = pd.DataFrame(rng().normal(size=(200, 2)))
     report = detector_of(frame).detect_drift(frame.add([0.0, 2.0]))
     assert report.drifted == ("1",)
-    assert "<td>1</td>" in report.to_html()
+    assert report["1"].name in report.to_html()
 
 
 def test_columns_of_frames_keep_their_nulls_and_types():

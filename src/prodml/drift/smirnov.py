@@ -9,14 +9,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Gap", "exact_tail", "largest_gap", "limit_tail", "tolerant_gap"]
+__all__ = ["ROUNDING", "Gap", "exact_tail", "largest_gap", "limit_tail", "tail", "tolerant_gap"]
 
 Floats = npt.NDArray[np.float64]
 
 # Cells into which the reference is cut before any value of the sample is looked at alone.
 _CELLS = 4096
-# Differences that single precision cannot hold are rounding, not drift.
-_ROUNDING = float(np.finfo(np.float32).eps)
+_AT_ONCE = 1 << 16
+# The exact distribution is counted while the smaller sample and the lattice are small; by
+# then the limit is within a few per cent, on the side of fewer alarms.
+_EXACT_SMALLER = 200
+_EXACT_LATTICE = 4_000_000
+ROUNDING: float = float(np.finfo(np.float32).eps)
+"""Differences that single precision cannot hold are rounding, not drift."""
 
 
 class Gap(NamedTuple):
@@ -46,20 +51,28 @@ def largest_gap(reference: Floats, current: Floats) -> Gap:
     beneath = np.concatenate(([0], np.searchsorted(current, edges, "right"), [m]))
     best = int(np.abs(below * m - beneath * n).max())
     bound = np.maximum(below[1:] * m - beneath[:-1] * n, beneath[1:] * n - below[:-1] * m)
-    open_cells = bound >= max(best, 1)
-    points = np.concatenate(
-        (
-            reference[np.repeat(open_cells, np.diff(below))],
-            current[np.repeat(open_cells, np.diff(beneath))],
-            edges[-1:],
-        )
-    )
+    found: list[Gap] = []
+    opened = np.flatnonzero(bound >= max(best, 1))
+    # Some cells at a time: of samples that hardly differ, all have to be looked into.
+    for start in range(0, len(opened), step := max(1, _AT_ONCE * len(bound) // (n + m))):
+        cells = opened[start : start + step]
+        for values, counts in ((reference, below), (current, beneath)):
+            parts = [values[counts[i] : counts[i + 1]] for i in cells.tolist()]
+            points = np.concatenate(parts)
+            if len(points):
+                found.append(_gap_at(reference, current, points))
+    found.append(_gap_at(reference, current, edges[-1:]))
+    return max(found, key=lambda gap: gap.lattice)
+
+
+def _gap_at(reference: Floats, current: Floats, points: Floats) -> Gap:
+    """The largest of the gaps at ``points``, which ascend."""
+    n, m = len(reference), len(current)
     below = np.searchsorted(reference, points, "right")
     beneath = np.searchsorted(current, points, "right")
     gaps = np.abs(below * m - beneath * n)
     top = int(gaps.argmax())
-    at = float(points[top])
-    return Gap(int(gaps[top]), at, int(below[top]) / n, int(beneath[top]) / m)
+    return Gap(int(gaps[top]), float(points[top]), int(below[top]) / n, int(beneath[top]) / m)
 
 
 def tolerant_gap(reference: Floats, current: Floats, enough: float) -> float:
@@ -80,13 +93,31 @@ def tolerant_gap(reference: Floats, current: Floats, enough: float) -> float:
 
 
 def _forgiving(reference: Floats, current: Floats, points: Floats) -> float:
+    parts = [points[i : i + _AT_ONCE] for i in range(0, len(points), _AT_ONCE)]
+    return max(_forgiving_part(reference, current, part) for part in parts)
+
+
+def _forgiving_part(reference: Floats, current: Floats, points: Floats) -> float:
     n, m = len(reference), len(current)
-    slack = np.abs(points) * _ROUNDING
+    slack = np.abs(points) * ROUNDING
     above = np.searchsorted(current, points, "right") / m
     above = above - np.searchsorted(reference, points + slack, "right") / n
     below = np.searchsorted(reference, points - slack, "left") / n
     below = below - np.searchsorted(current, points, "left") / m
     return max(0.0, float(above.max()), float(below.max()))
+
+
+def tail(lattice: int, n: int, m: int, design: float = 1.0) -> tuple[float, str]:
+    """P(gap >= observed), exact for small samples, and which of the two it is.
+
+    Examples
+    --------
+    >>> tail(9, 3, 3)[1], tail(9, 3000, 3000)[1]
+    ('exact', 'limit')
+    """
+    if design == 1.0 and min(n, m) <= _EXACT_SMALLER and n * m <= _EXACT_LATTICE:
+        return exact_tail(lattice, n, m), "exact"
+    return limit_tail(lattice, n, m, design), "limit"
 
 
 def limit_tail(lattice: int, n: int, m: int, design: float = 1.0) -> float:
