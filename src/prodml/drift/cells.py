@@ -23,6 +23,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 _NO_INTS: Ints = np.empty(0, dtype=np.int64)
+_NOUGHT: Ints = np.zeros(1, dtype=np.int64)
 _EXACT_WHOLE = 256
 
 
@@ -81,7 +82,11 @@ class Cells:
     temporal: bool = False
     _upto: Ints | None = field(default=None, init=False, repr=False)
     _spans: tuple[Floats, Floats] | None = field(default=None, init=False, repr=False)
+    _middles: tuple[Floats, Floats] | None = field(default=None, init=False, repr=False)
     _moments: tuple[float, ...] = field(default=(), init=False, repr=False)
+    _quantiles: dict[float, float] = field(
+        default_factory=dict[float, float], init=False, repr=False
+    )
 
     @classmethod
     def of(
@@ -255,8 +260,13 @@ class Cells:
 
     def upto(self, codes: Ints) -> Ints:
         """Values with at most each code."""
-        total = np.concatenate(([0], self._running()))
-        return total[np.searchsorted(self.codes, codes, "right")]
+        if codes is self.codes:
+            return self._running()
+        return self.before(self.codes.searchsorted(codes, "right"))
+
+    def before(self, places: Ints) -> Ints:
+        """Values of the first so many codes."""
+        return np.concatenate((_NOUGHT, self._running()))[places]
 
     def _running(self) -> Ints:
         """Values with at most each of the occupied codes."""
@@ -288,9 +298,15 @@ class Cells:
         >>> cells.quantile(0.5), cells.quantile(0.25)
         (50.0, 25.0)
         """
+        known = self._quantiles.get(share)
+        if known is None:
+            known = self._quantiles[share] = self._quantile(share)
+        return known
+
+    def _quantile(self, share: float) -> float:
         rank = max(1, math.ceil(share * self.size))
         upto = self._running()
-        at = int(np.searchsorted(upto, rank, "left"))
+        at = int(upto.searchsorted(rank, "left"))
         low, high = (float(ends[at]) for ends in self.spans())
         held = int(self.counts[at])
         within = (rank - 0.5 - (int(upto[at]) - held)) / held
@@ -368,12 +384,23 @@ class Cells:
             ends = self.layout.spans(self.marks, self.shift)[1]
             low = np.where(before > 0, ends[(before - 1).clip(0)], -np.inf)
         if self.size:
-            low, high = low.clip(self.minimum, self.maximum), high.clip(self.minimum, self.maximum)
+            for ends in (low, high):
+                np.maximum(ends, self.minimum, out=ends)
+                np.minimum(ends, self.maximum, out=ends)
         if self._single_whole():
             nearest = np.where(low >= self.layout.centre, low, high)
             near = self._near_whole(codes)
             low, high = np.where(near, nearest, low), np.where(near, nearest, high)
         return low, high
+
+    def middles(self) -> tuple[Floats, Floats]:
+        """Middle of each occupied code, and half its width."""
+        if self._middles is None:
+            low, high = self.spans()
+            with np.errstate(over="ignore", invalid="ignore"):
+                half = (high - low) / 2
+                object.__setattr__(self, "_middles", (low + half, half))
+        return cast("tuple[Floats, Floats]", self._middles)
 
     def single(self, codes: Ints) -> npt.NDArray[np.bool_]:
         """Which codes can hold one value only."""
@@ -400,10 +427,8 @@ class Cells:
     def _computed_moments(self) -> tuple[float, ...]:
         if not self.size or self.marks is not None:
             return (math.nan,) * 4
-        low, high = self.spans()
+        middle, half = self.middles()
         with np.errstate(over="ignore", invalid="ignore"):
-            half = (high - low) / 2
-            middle = low + half
             weights = self.counts / self.size
             mean = float((weights * middle).sum())
             std = math.sqrt(float((weights * (middle - mean) ** 2).sum()))
@@ -420,6 +445,14 @@ ADDED: tuple[str, ...] = (
     "fractional",
 )
 """What of a state is counted, beside the cells."""
+
+
+def steps(running: Ints) -> Ints:
+    """What was added at each place of a running sum."""
+    # Not ``np.diff(..., prepend=0)``, which takes four times as long.
+    added = running.copy()
+    added[1:] -= running[:-1]
+    return added
 
 
 def merged(a: Ints, b: Ints) -> Ints:

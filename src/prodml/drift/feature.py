@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from prodml.drift.categorical import pooled
-from prodml.drift.cells import Cells
+from prodml.drift.cells import Cells, steps
 from prodml.drift.evidence import Evidence
 from prodml.drift.level import DriftLevel
 from prodml.drift.measures import jensen_shannon_of_shares, psi_of_shares
@@ -259,7 +259,7 @@ def _of_numbers(reference: ReferenceColumn, old: Counted, new: Counted) -> dict[
         return facts
     outer, inner = reference.cells, _picture(old, new)
     upto = _cumulative(old, new, np.concatenate((outer, inner[1:-1])))
-    a, b = (np.diff(c[: len(outer)], prepend=0, append=c[-1]) for c in upto)
+    a, b = (steps(np.append(c[: len(outer)], c[-1])) for c in upto)
     distance, error = _distance(old, new)
     return facts | {
         "psi": psi_of_shares(a, b, unbiased=True),
@@ -321,7 +321,7 @@ def _picture(old: Counted, new: Counted) -> Any:
 
 
 def _bins(edges: Any, upto: list[Any]) -> Profile:
-    old, new = (np.diff(counts, prepend=0) / counts[-1] for counts in upto)
+    old, new = (steps(counts) / counts[-1] for counts in upto)
     told = [f"{edge:.3g}" for edge in edges.tolist()]
     return Profile(
         labels=tuple(f"{a} to {b}" for a, b in pairwise(told)),

@@ -42,6 +42,7 @@ _FULL = 1 / 64
 _SAMPLE = 1 << 16
 _REACH = 1000
 _MAX = float(np.finfo(np.float64).max)
+_FAR = 1e250
 _SIGN = np.uint64(1 << 63)
 
 
@@ -186,6 +187,18 @@ class Layout:
         """
         cell, part = codes >> BITS, codes & (PARTS - 1)
         low, high = self._edge(cell << shift), self._edge((cell + 1) << shift)
+        owners = self.point_cells >> shift
+        owned = np.flatnonzero(np.isin(cell, owners) if len(owners) > 1 else cell == owners)
+        if len(owned):
+            low[owned], high[owned] = self._divided(
+                cell[owned], part[owned], shift, low[owned], high[owned]
+            )
+        return low, high
+
+    def _divided(
+        self, cell: Ints, part: Ints, shift: int, low: Floats, high: Floats
+    ) -> tuple[Floats, Floats]:
+        """Spans of parts of cells that points divide."""
         first = np.searchsorted(self.point_cells >> shift, cell, "left")
         before, after = first + ((part - 1) >> 1), first + ((part + 1) >> 1)
         points = np.concatenate((self.points, [math.inf]))
@@ -197,14 +210,24 @@ class Layout:
 
     def _edge(self, cells: Ints) -> Floats:
         """Where a cell begins, up to the rounding of single precision."""
-        up = cells >= ZERO
-        high = np.where(up, cells - ZERO, ZERO - cells).clip(0, 0x7F80)
-        # What is merely very near the centre lies in the cell after it.
-        high = np.where(cells == ZERO + 1, 0, high)
-        size = (high.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
         with np.errstate(over="ignore"):
-            edges = self.centre + np.where(up, size, -size) * self.scale
-        return np.clip(edges, -_MAX, _MAX)
+            edges = _unit_edges()[np.minimum(cells, CELLS)] * self.scale
+            edges += self.centre
+        # Only far away can the last cells end beyond all floats.
+        near = self.scale < _FAR and abs(self.centre) < _FAR
+        return edges if near else np.clip(edges, -_MAX, _MAX, out=edges)
+
+
+@lru_cache(maxsize=1)
+def _unit_edges() -> Floats:
+    """Where each cell begins for centre 0 and scale 1: half a megabyte, made once."""
+    cells = np.arange(CELLS + 1)
+    up = cells >= ZERO
+    high = np.where(up, cells - ZERO, ZERO - cells).clip(0, 0x7F80)
+    # What is merely very near the centre lies in the cell after it.
+    high[ZERO + 1] = 0
+    size = (high.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+    return np.where(up, size, -size)
 
 
 def _check(layout: Any) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from prodml.drift.cells import Cells, merged
+from prodml.drift.cells import Cells, merged, steps
 
 __all__ = ["CellGap", "cell_gap", "cell_wasserstein"]
 
@@ -44,9 +44,11 @@ def cell_gap(reference: Cells, current: Cells) -> CellGap:
     >>> round(found.lattice / 1e6, 2), found.bound < 0.01
     (0.21, True)
     """
+    if reference.marks is None and current.marks is None and reference.shift == current.shift:
+        return _plain_gap(reference, current)
     codes, below, beneath = _aligned(reference, current)
     n, m = reference.size, current.size
-    old, new = np.diff(below, prepend=0), np.diff(beneath, prepend=0)
+    old, new = steps(below), steps(beneath)
     gaps = np.abs(below * m - beneath * n)
     top = int(gaps.argmax())
     best = int(gaps[top])
@@ -54,6 +56,29 @@ def cell_gap(reference: Cells, current: Cells) -> CellGap:
     open_cells = (old > 0) & (new > 0) & ~_single(reference, current, codes)
     bound = max(0, int(most[open_cells].max(initial=0)) - best) / (n * m)
     return CellGap(best, bound, int(codes[top]), int(below[top]) / n, int(beneath[top]) / m)
+
+
+def _plain_gap(a: Cells, b: Cells) -> CellGap:
+    """The same for cells of one width, without sorting the codes of both together."""
+    n, m = a.size, b.size
+    beside = b.codes.searchsorted(a.codes, "right")
+    below, beneath = a.upto(a.codes), b.before(beside)
+    under, beyond = a.upto(b.codes), b.upto(b.codes)
+    at_a, at_b = np.abs(below * m - beneath * n), np.abs(under * m - beyond * n)
+    i, j = int(at_a.argmax()), int(at_b.argmax())
+    if at_a[i] >= at_b[j]:
+        best, place = int(at_a[i]), (int(a.codes[i]), int(below[i]), int(beneath[i]))
+    else:
+        best, place = int(at_b[j]), (int(b.codes[j]), int(under[j]), int(beyond[j]))
+    shared = b.codes[beside - 1] == a.codes
+    open_cells = np.flatnonzero(shared & ~(a.single(a.codes) & b.single(a.codes)))
+    below, beneath, beside = below[open_cells], beneath[open_cells], beside[open_cells] - 1
+    most = np.maximum(
+        below * m - (beneath - b.counts[beside]) * n,
+        beneath * n - (below - a.counts[open_cells]) * m,
+    )
+    bound = max(0, int(most.max(initial=0)) - best) / (n * m)
+    return CellGap(best, bound, place[0], place[1] / n, place[2] / m)
 
 
 def cell_wasserstein(reference: Cells, current: Cells) -> tuple[float, float]:
@@ -69,16 +94,16 @@ def cell_wasserstein(reference: Cells, current: Cells) -> tuple[float, float]:
     error = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for cells in (reference, current):
-            low, high = cells.spans()
-            half = (high - low) / 2
+            middle, half = cells.middles()
             error += float((half * cells.counts).sum()) / cells.size
-            places.append(low + half)
+            places.append(middle)
         points = np.concatenate(places)
-        steps = np.concatenate((reference.counts / reference.size, -current.counts / current.size))
+        shares = np.concatenate((reference.counts / reference.size, -current.counts / current.size))
         # Two sorted runs: a merge sort sees them.
-        order = np.argsort(points, kind="stable")
-        apart = np.abs(np.cumsum(steps[order]))[:-1]
-        return float((apart * np.diff(points[order])).sum()), error
+        order = points.argsort(kind="stable")
+        points = points[order]
+        apart = np.abs(shares[order].cumsum()[:-1])
+        return float((apart * (points[1:] - points[:-1])).sum()), error
 
 
 def _aligned(reference: Cells, current: Cells) -> tuple[Ints, Ints, Ints]:
@@ -94,15 +119,14 @@ def _aligned(reference: Cells, current: Cells) -> tuple[Ints, Ints, Ints]:
     # Two sorted runs: a merge sort sees them.
     order = np.argsort(both, kind="stable")
     codes = both[order]
-    last_of_its_kind = np.flatnonzero(np.diff(codes, append=-1))
-    below = np.cumsum(np.concatenate((a.counts, np.zeros_like(b.counts)))[order])
-    beneath = np.cumsum(np.concatenate((np.zeros_like(a.counts), b.counts))[order])
-    return codes[last_of_its_kind], below[last_of_its_kind], beneath[last_of_its_kind]
+    differs = np.empty(len(codes), dtype=np.bool_)
+    np.not_equal(codes[1:], codes[:-1], out=differs[:-1])
+    differs[-1:] = True
+    codes = codes[differs]
+    return codes, a.upto(codes), b.upto(codes)
 
 
 def _single(reference: Cells, current: Cells, codes: Ints) -> npt.NDArray[np.bool_]:
-    if reference.marks is None and current.marks is None and reference.shift == current.shift:
-        return reference.single(codes) & current.single(codes)
     if reference.marks is None and current.marks is None:
         return np.asarray(codes & 1 == 1)
     # Between two marks lies one value if the first ends just below a point of the layout.
