@@ -114,7 +114,7 @@ def test_few_rows_are_inconclusive_and_no_rows_are_said():
     report = monitor.check([])
     assert report.inconclusive == tuple(NAMES)
     assert [found.name for found in report.findings] == ["empty"]
-    assert "note: the batch has no rows" in str(report)
+    assert "the batch has no rows" in report.headline
     assert monitor.check(batch_of(0, rows=20))["age"].level.value == "inconclusive"
     assert monitor.check(batch_of(1, rows=20))["age"].level.value == "none"
 

@@ -202,7 +202,8 @@ class DriftDetector:
                 )
             )
         elif before and not now:
-            self.events.emit(DriftCleared(at=report.at, source=self.name))
+            over = tuple(sorted(before))
+            self.events.emit(DriftCleared(at=report.at, source=self.name, features=over))
 
 
 def _compared(

@@ -1,18 +1,16 @@
 """What a monitor says: one verdict a feature, with its evidence so far."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prodml.clock import utc
 from prodml.drift.exchangeability import Finding
 from prodml.drift.level import DriftLevel
+from prodml.drift.report import CheckReport
 from prodml.drift.tracks import Aspect
 
 __all__ = ["MonitorReport", "MonitoredFeature"]
-
-_ORDER = (DriftLevel.DRIFT, DriftLevel.INCONCLUSIVE, DriftLevel.NEGLIGIBLE, DriftLevel.NONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +111,8 @@ def _finite(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
-class MonitorReport(Mapping[str, MonitoredFeature]):
-    """Verdicts by feature name, in the order of the reference.
+class MonitorReport(CheckReport[MonitoredFeature]):
+    """Verdicts by feature name, in the order of the reference: a :class:`CheckReport`.
 
     Parameters
     ----------
@@ -140,7 +138,7 @@ class MonitorReport(Mapping[str, MonitoredFeature]):
     (True, ('age',))
     """
 
-    __slots__: tuple[str, ...] = ("_features", "alpha", "at", "findings", "new_columns", "source")
+    __slots__: tuple[str, ...] = ("findings",)
 
     def __init__(
         self,
@@ -152,54 +150,13 @@ class MonitorReport(Mapping[str, MonitoredFeature]):
         findings: tuple[Finding, ...] = (),
         new_columns: tuple[str, ...] = (),
     ) -> None:
-        self._features: dict[str, MonitoredFeature] = dict(features)
-        self.alpha: float = alpha
-        self.at: float = at
-        self.source: str = source
+        super().__init__(features, alpha=alpha, at=at, source=source, new_columns=new_columns)
         self.findings: tuple[Finding, ...] = findings
-        self.new_columns: tuple[str, ...] = new_columns
-
-    def __getitem__(self, name: str) -> MonitoredFeature:
-        return self._features[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._features)
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    @property
-    def drift_detected(self) -> bool:
-        """Whether any feature drifted."""
-        return bool(self.drifted)
-
-    @property
-    def drifted(self) -> tuple[str, ...]:
-        """Features that drifted, the largest effect first."""
-        return tuple(f.name for f in self.ranked() if f.drift_detected)
-
-    @property
-    def inconclusive(self) -> tuple[str, ...]:
-        """Features about which nothing can be said."""
-        return tuple(n for n, f in self.items() if f.level is DriftLevel.INCONCLUSIVE)
-
-    @property
-    def score(self) -> float:
-        """The largest effect among the features that drifted, in [0, 1]; 0 if none did."""
-        return max((f.effect for f in self.values() if f.drift_detected), default=0.0)
-
-    def ranked(self) -> list[MonitoredFeature]:
-        """Verdicts, the gravest level and then the largest effect first."""
-        return sorted(self.values(), key=lambda f: (_ORDER.index(f.level), -f.effect))
 
     @property
     def headline(self) -> str:
-        """One sentence with the outcome."""
-        count = len(self.drifted)
-        told = f"{count} of {len(self)} features drifted" if count else "no feature drifted"
-        if self.inconclusive:
-            told += f", {len(self.inconclusive)} inconclusive"
-        return f"{self.source}, {utc(self.at):%Y-%m-%d %H:%M} UTC: {told}"
+        """One sentence with the outcome, and what the rows of the batch are like."""
+        return "; ".join((super().headline, *(finding.reason for finding in self.findings)))
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON.
@@ -222,21 +179,3 @@ class MonitorReport(Mapping[str, MonitoredFeature]):
             "findings": [finding.to_dict() for finding in self.findings],
             "features": {name: feature.to_dict() for name, feature in self.items()},
         }
-
-    def __str__(self) -> str:
-        rows = [
-            (f.name, f.level.value, f"{f.effect:.3f}", f"{f.p_adjusted:.2g}", f.reason)
-            for f in self.ranked()
-        ]
-        table = [("feature", "level", "effect", "p", "reason"), *rows]
-        widths = [max(len(row[i]) for row in table) for i in range(4)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True))
-            + f"  {row[4]}"
-            for row in table
-        ]
-        notes = [f"note: {finding.reason}" for finding in self.findings]
-        return "\n".join([self.headline, *notes, *lines])
-
-    def __repr__(self) -> str:
-        return f"<MonitorReport {self.headline}>"

@@ -231,7 +231,8 @@ class MultivariateDetector:
             )
             self.events.emit(fact)
         elif before and not now:
-            self.events.emit(DriftCleared(at=report.at, source=self.name))
+            over = tuple(sorted(before))
+            self.events.emit(DriftCleared(at=report.at, source=self.name, features=over))
 
 
 _METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
