@@ -258,6 +258,36 @@ def beside_shadow(shadow: Callable[[Any], Any], rounds: int = 9) -> float:
     return statistics.median(ratios)
 
 
+def beside_hand(rounds: int = 9) -> float:
+    """The same with no server: a list to append to, and a thread that computes in numpy."""
+    model, shadow = work(0.1, lock=False), work(10.0, lock=False)
+    over: list[bool] = []
+    copies: list[Any] = []
+    ratios: list[float] = []
+
+    def alone(features: Any) -> Any:
+        return model(features)
+
+    def copied(features: Any) -> Any:
+        answer = model(features)
+        copies.append((dict(features), answer))
+        return answer
+
+    def score() -> None:
+        while not over:
+            shadow(FEATURES)
+
+    for _ in range(rounds):
+        base = p99(asked(alone, 0.4))
+        thread = threading.Thread(target=score)
+        thread.start()
+        ratios.append(p99(asked(copied, 0.4)) / base)
+        over.append(True)
+        thread.join()
+        over.clear()
+    return statistics.median(ratios)
+
+
 def beside_load(factory: Callable[[], Any], rounds: int = 5) -> float:
     """p99 of the default while another version loads over p99 while none does."""
     server, ratios = VersionedModelServer(events=Stream()), []
@@ -320,6 +350,7 @@ def counted() -> list[Counted]:
                 "the shadow waits (remote)": lambda: beside_shadow(wait(10.0)),
                 "it computes in numpy": lambda: beside_shadow(work(10.0, lock=False)),
                 "it computes in Python": lambda: beside_shadow(work(10.0, lock=True)),
+                "limit: a list and a thread of numpy, no server": beside_hand,
             },
             {"the shadow waits (remote)": 1.05, "it computes in numpy": 1.05},
         ),

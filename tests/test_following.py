@@ -1,6 +1,7 @@
 """A server that follows an alias: what moves it, and what cannot."""
 
 import logging
+import os
 import threading
 from itertools import pairwise
 
@@ -250,6 +251,29 @@ def test_two_threads_load_a_version_once():
     leave.set()
     thread.join()
     assert (loads, scene.server.default_version) == ([1], "1")
+
+
+def test_a_forked_child_follows_though_its_parent_was_at_it():
+    entered, leave = threading.Event(), threading.Event()
+
+    def prepare(data):
+        entered.set()
+        leave.wait(10)
+        return model_of(data)
+
+    scene = Scene(prepare=prepare)
+    follower = scene.follower()
+    scene.promote(1)
+    thread = threading.Thread(target=follower.tick)
+    thread.start()
+    assert entered.wait(10)
+    child = os.fork()
+    if child == 0:
+        follower.prepare = model_of
+        os._exit(0 if follower.tick() == scene.server.default_version == "1" else 1)
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 # -- at the start -----------------------------------------------------------------------

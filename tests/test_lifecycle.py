@@ -1,3 +1,7 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from prodml import (
@@ -402,3 +406,138 @@ def test_the_default_rollout_uses_the_lifecycles_clock_and_stream():
     scene.lifecycle.introduce("2", Model())
     assert scene.lifecycle.current.clock is scene.clock
     assert scene.lifecycle.current.events is scene.events
+
+
+# -- what a review found ----------------------------------------------------------------
+
+
+class Refusing:
+    """Aliases of a registry that is away."""
+
+    def alias(self, name, alias, version):
+        raise ConnectionError
+
+
+@pytest.mark.parametrize("model", [Model(0.9), None])
+def test_a_challenger_that_cannot_be_loaded_supersedes_nobody(model):
+    scene = Scene()
+    scene.lifecycle.introduce("2", Model(0.9))
+    with pytest.raises(BadConfiguration):
+        scene.lifecycle.introduce("2" if model else "3", model)
+    assert (scene.lifecycle.rollout_phase, scene.server.shadow_versions) == ("shadow", ("2",))
+    assert dict(scene.server.quarantined) == {}
+    scene.serve(label=1)
+    assert scene.server.canary == {"2": 0.5}
+
+
+def test_a_rollout_that_cannot_be_made_loads_nothing_and_supersedes_nobody():
+    scene = Scene()
+    scene.lifecycle.introduce("2", Model(0.9))
+    scene.lifecycle.rollout = lambda version, stable: Rollout(version, stable, steps=())
+    with pytest.raises(BadConfiguration):
+        scene.lifecycle.introduce("3", Model(0.9))
+    assert (scene.server.versions, scene.server.shadow_versions) == (("1", "2"), ("2",))
+
+
+@pytest.mark.parametrize("why", ["routed", "busy", "close"])
+def test_an_old_version_that_will_not_go_does_not_hold_up_the_promotion(why):
+    class Stuck(Model):
+        def close(self):
+            raise OSError
+
+    scene, released = Scene(), []
+    scene.server.load_model("0", Stuck() if why == "close" else Model())
+    if why == "routed":
+        scene.server.route(cohorts={"staff": ("0", ["ann"])})
+    if why == "busy":
+        released.append(scene.server.resolve("0"))
+    scene.lifecycle.introduce("2", Model(0.9))
+    scene.serve(label=1)
+    scene.serve(label=1)
+    assert (scene.server.default_version, scene.lifecycle.tick()) == ("2", [])
+    assert ("0" in scene.server.versions) == (why != "close")
+
+
+def test_a_roll_back_that_is_tried_again_does_not_miss_a_version_that_was_unloaded():
+    scene = Scene(registry=Refusing())
+    scene.lifecycle.introduce("2", Model(1.0))
+    with pytest.raises(ConnectionError):
+        scene.serve(label=0, count=60)
+    scene.server.unload_model("2")
+    scene.lifecycle.registry = None
+    assert [type(command).__name__ for command in scene.lifecycle.tick()] == ["RollBack"]
+
+
+def test_a_share_that_cannot_be_set_does_not_stand_before_the_roll_back():
+    scene = Scene()
+    scene.lifecycle.introduce("2", Model(0.9))
+    scene.server.rollback("2", reason="an operator knows better")
+    scene.lifecycle.current.observe_pairs([(0.1, 0.1)] * 10)
+    for _ in range(2):
+        with pytest.raises(BadConfiguration, match="quarantined"):
+            scene.lifecycle.tick()
+    scene.lifecycle.introduce("3", Model(0.9))
+    assert scene.server.shadow_versions == ("3",)
+    assert scene.lifecycle.current.version == "3"
+
+
+def test_what_the_one_before_owes_is_done_before_the_next_begins():
+    scene = Scene(registry=Refusing())
+    scene.lifecycle.introduce("2", Model(0.9))
+    scene.serve(label=1)
+    with pytest.raises(ConnectionError):
+        scene.serve(label=1)
+    told = []
+    scene.lifecycle.registry = type(
+        "Back", (), {"alias": lambda self, *told_: told.append(told_)}
+    )()
+    scene.lifecycle.introduce("3", Model(0.9))
+    assert told == [("late", "champion", "2")]
+    assert scene.lifecycle.current.stable == "2"
+
+
+def test_a_challenger_may_come_while_another_thread_carries_out_commands():
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow:
+        def alias(self, name, alias, version):
+            entered.set()
+            assert go.wait(10)
+
+    scene = Scene(registry=Slow())
+    scene.lifecycle.introduce("2", Model(0.9))
+    scene.serve(label=1)
+    with ThreadPoolExecutor(2) as pool:
+        promoting = pool.submit(scene.serve, label=1)
+        assert entered.wait(10)
+        coming = pool.submit(scene.lifecycle.introduce, "3", Model(0.9))
+        time.sleep(0.02)
+        go.set()
+        assert promoting.result(10) == 10
+        coming.result(10)
+    assert scene.server.default_version == "2"
+    assert (scene.lifecycle.current.version, scene.lifecycle.current.stable) == ("3", "2")
+
+
+def test_a_label_that_makes_no_sense_leaves_the_answers_for_a_better_one():
+    scene = Scene()
+    scene.lifecycle.introduce("2", Model(0.9))
+    route = scene.server.resolve()
+    scene.server.mirror(route, {}, 0.5, "r")
+    route.release()
+    with pytest.raises(TypeError):
+        scene.lifecycle.truth("r", None)
+    assert scene.lifecycle.truth("r", 1) is True
+    assert scene.lifecycle.truth("r", 1) is False
+
+
+def test_a_rung_called_model_is_no_answer_of_the_canary():
+    scene = canary_scene()
+    for _ in range(40):
+        served(scene, "stable")
+        prediction = Prediction(0.5, "r", "", source="model", degraded=True)
+        scene.events.emit(
+            PredictionServed(at=0.0, source="s", prediction=prediction, features={}, arm="canary")
+        )
+    scene.lifecycle.tick()
+    assert scene.lifecycle.rollout_phase == "rolled back"

@@ -10,7 +10,9 @@ server goes on serving what it served, and a fact says why.
 """
 
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Protocol, final
@@ -65,7 +67,7 @@ class _Server(Protocol):
 
 
 @final
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Follower:
     """Keeps the default version of ``server`` where ``alias`` of ``model`` points.
 
@@ -130,6 +132,7 @@ class Follower:
         if not self.retry_after > 0:
             raise BadConfiguration(f"retry_after must be above 0 seconds, not {self.retry_after!r}")
         self._watch = self.registry.watch(self.model, self.alias)
+        _FOLLOWERS.add(self)
 
     @property
     def error(self) -> Exception | None:
@@ -209,6 +212,18 @@ class Follower:
             reason=told[1],
         )
         self.events.emit(fact)
+
+
+_FOLLOWERS: "weakref.WeakSet[Follower]" = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    """In a forked child nobody ticks, whoever was at it in the parent."""
+    for follower in list(_FOLLOWERS):
+        follower._ticking = threading.Lock()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_renew_all)
 
 
 def follow(

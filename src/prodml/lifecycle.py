@@ -169,16 +169,21 @@ class Lifecycle:
     def truth(self, request_id: str, label: Any) -> bool:
         """Join a late label to the shadow answer of its request; say whether there was one."""
         with self._lock:
-            answers = self._waiting.pop(request_id, None)
-            rollout = self._current
-        if answers is None or rollout is None:
+            answers = self._waiting.get(request_id)
+        if answers is None:
             return False
         stable, challenger = answers
         # A shadow that could not answer has lost the pair: it must not look good for it.
         worst = challenger is MISS
         lost = 1.0 if worst else self.loss(challenger, label)
-        rollout.observe_pair(lost, self.loss(stable, label))
-        return True
+        pair = lost, self.loss(stable, label)
+        with self._lock:
+            # Not before: with a label that makes no sense the answers wait for a better one.
+            joined = self._waiting.pop(request_id, None) is answers
+            rollout = self._current
+        if joined and rollout is not None:
+            rollout.observe_pair(*pair)
+        return joined
 
     # -- decisions ----------------------------------------------------------------------
 
@@ -207,34 +212,50 @@ class Lifecycle:
         Raises
         ------
         BadConfiguration
-            The server has no default version to compare with.
+            The server has no default version to compare with, or the version is loaded
+            already; the rollout under way goes on.
         """
-        stable = self.server.default_version
-        if stable is None:
-            raise BadConfiguration(f"{self.server.name} has no default version: set one first")
-        if self._current is not None and not self._current.done:
-            self._current.abort(f"superseded by {version}")
-            self.tick()
-        self.server.load_model(version, model)
-        # Should another model have gone by this name before.
-        self._forget(version)
-        make = self.rollout or self._default_rollout
-        with self._lock:
-            self._current = make(version, stable)
-            self._waiting.clear()
+        with self._ticking:
+            # It may be a promotion, to the default that this one is compared with.
+            self._finish()
+            stable = self.server.default_version
+            if stable is None:
+                raise BadConfiguration(f"{self.server.name} has no default version: set one first")
+            rollout = (self.rollout or self._default_rollout)(version, stable)
+            # Who cannot be loaded, or is here already, supersedes nobody.
+            self.server.load_model(version, model)
+            # Should another model have gone by this name before.
+            self._forget(version)
+            if self._current is not None and not self._current.done:
+                self._current.abort(f"superseded by {version}")
+                self._finish()
+            with self._lock:
+                self._current = rollout
+                self._waiting.clear()
             self._due.clear()
-        self.tick()
+            self.tick()
+
+    def _finish(self) -> None:
+        """Do what the rollout before this one still owes; what cannot be done is dropped."""
+        try:
+            self.tick()
+        except Exception:
+            left = list(self._due)
+            _LOG.exception("%s: not done, and superseded: %s", self.name, left)
 
     def tick(self) -> list[Command]:
         """Ask the rollout what follows and do it; return what was done.
 
         A command that cannot be carried out stays first in line: what it raised passes, and
-        the next tick tries it again.
+        the next tick tries it again, unless the rollout has moved on by then.
         """
         with self._ticking:
             rollout = self._current
-            if rollout is not None:
-                self._due.extend(rollout.tick())
+            following = [] if rollout is None else rollout.tick()
+            if following:
+                # They say all of how things are to be: a share that could not be set is past.
+                self._due.clear()
+                self._due.extend(following)
             done: list[Command] = []
             while self._due:
                 self._carry_out(self._due[0])
@@ -265,7 +286,9 @@ class Lifecycle:
             case Promote(version=version):
                 self._promote(version)
             case RollBack(version=version, reason=reason):
-                self.server.rollback(version, reason=reason)
+                # Tried again, it may find that somebody has unloaded the version.
+                if version in self.server.versions:
+                    self.server.rollback(version, reason=reason)
                 self._point_champion()
                 self._forget(version)
             case _:
@@ -280,7 +303,12 @@ class Lifecycle:
         self._point_champion()
         # The one before stays for a rollback; older ones give their memory back.
         for old in set(self.server.versions) - {version, previous}:
-            self.server.unload_model(old)
+            try:
+                self.server.unload_model(old)
+            except Exception:
+                # It has another part in traffic, or requests that do not end: no reason to
+                # hold up the promotion, and the next one tries again.
+                _LOG.warning("%s: version %r stays for now", self.name, old, exc_info=True)
             self._forget(old)
 
     def _forget(self, version: str) -> None:
@@ -308,11 +336,12 @@ class Lifecycle:
         self.observe(labels=float(fact.total))
 
     def _hear_shadow(self, fact: ShadowScored) -> None:
-        rollout = self._current
-        if rollout is None or fact.version != rollout.version:
-            return
         answer = fact.value if fact.error is None else MISS
         with self._lock:
+            # Under the lock, or the answers of one could wait among those of the next.
+            rollout = self._current
+            if rollout is None or fact.version != rollout.version:
+                return
             self._waiting[fact.request_id] = (fact.stable_value, answer)
             while len(self._waiting) > self.pairs:
                 self._waiting.popitem(last=False)
@@ -322,8 +351,8 @@ class Lifecycle:
         rollout, prediction = self._current, fact.prediction
         # A cached answer says nothing of the model, and stable's cache is the warmer one.
         if rollout is not None and not prediction.cached:
-            # Another rung's answer means that the arm's own model failed.
-            ok = prediction.source == "model"
+            # Another rung's answer, which has no version, means that the arm's own model failed.
+            ok = prediction.source == "model" and prediction.version != ""
             rollout.observe_outcome(fact.arm, ok=ok, seconds=prediction.latency_ms / 1e3)
 
     def _hear_failed(self, fact: PredictionFailed) -> None:

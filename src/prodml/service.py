@@ -27,6 +27,7 @@ from prodml.events import EVENTS, PredictionFailed, PredictionServed, Stream
 from prodml.features import FeatureService
 from prodml.resilience import FallbackChain, Rung
 from prodml.serving import Key, Route, VersionedModelServer
+from prodml.serving.batch_model import listed, rows_of
 from prodml.types import MISS, Features, Prediction, RowCheck
 
 __all__ = ["PredictionService"]
@@ -66,6 +67,7 @@ class _Request:
         "id",
         "key",
         "name",
+        "rescued",
         "route",
         "source",
         "stale",
@@ -85,6 +87,7 @@ class _Request:
         self.degraded: bool = False
         self.errors: tuple[Exception, ...] = ()
         self.name: bytes | None = None
+        self.rescued: bool = False
         self.route: Route | None = None
         self.source: str = "model"
         self.tier: str = ""
@@ -262,6 +265,13 @@ class PredictionService:
         request_ids, keys
             One a row, or None.
 
+        Raises
+        ------
+        TypeError
+            ``rows`` is a frame or a mapping, whose items are columns.
+        ValueError
+            Not one id or key a row.
+
         Examples
         --------
         >>> service = PredictionService(lambda features: 1 / features["x"])
@@ -410,6 +420,8 @@ class PredictionService:
             causes = [*request.errors, *failed.exceptions]
             return AllFallbacksFailed(f"{self.name}: no answer", causes)
         request.value, request.source, request.degraded = served.value, served.rung, True
+        # A rung may be called "model" or "failed": the name alone says nothing.
+        request.rescued = True
         request.errors = (*request.errors, *served.errors.values())
         return None
 
@@ -433,18 +445,13 @@ class PredictionService:
         keys: Sequence[Key] | None,
     ) -> Steps:
         began = self.clock.monotonic()
-        requests = [
-            _Request(
-                row,
-                None if request_ids is None else request_ids[place],
-                None if keys is None else keys[place],
-                began,
-            )
-            for place, row in enumerate(rows)
-        ]
+        rows = rows_of(rows)
+        ids = _one_each("request_ids", request_ids, len(rows))
+        own = _one_each("keys", keys, len(rows))
+        requests = [_Request(*told, began) for told in zip(rows, ids, own, strict=True)]
         live = yield from self._prepare_batch(requests)
-        groups = self._route_batch(live, version)
         try:
+            groups = self._route_batch(live, version)
             for group in groups:
                 yield from self._ask_batch(group)
         finally:
@@ -452,7 +459,7 @@ class PredictionService:
                 if request.route is not None:
                     request.route.release()
         for request in requests:
-            if request.value is MISS and request.source != "failed":
+            if request.value is MISS and request.errors and request.source != "failed":
                 yield from self._rescue(request)
         self._mirror_batch(groups)
         return [self._told(request) for request in requests], None
@@ -513,18 +520,30 @@ class PredictionService:
 
     def _call_batch(self, route: Route, rows: list[Any]) -> Any:
         """One call of the model; a value or ``MISS`` and why, for each row."""
-        answers, error = yield from self._guarded(self._batch_of(route, rows), route.version)
-        if error is None and len(answers) != len(rows):
-            error = RejectedAnswer(f"{len(answers)} answers for {len(rows)} rows", answers)
+        told, error = yield from self._guarded(self._judged(route, rows), route.version)
+        return [(MISS, error)] * len(rows) if told is None else told
+
+    def _judged(self, route: Route, rows: list[Any]) -> Steps:
+        """The answers, each with why it is refused; it failed if all of them are."""
+        answers, error = yield from self._batch_of(route, rows)
         if error is not None:
-            return [(MISS, error)] * len(rows)
-        refusals = map(self._refusal, answers)
-        return [(MISS if no else value, no) for value, no in zip(answers, refusals, strict=True)]
+            return None, error
+        values = listed(answers)
+        if values is None or len(values) != len(rows):
+            count = "no sequence of" if values is None else len(values)
+            return None, RejectedAnswer(f"{count} answers for {len(rows)} rows", answers)
+        refusals = [self._refusal(value) for value in values]
+        told = [(MISS if no else value, no) for value, no in zip(values, refusals, strict=True)]
+        return told, refusals[0] if all(refusals) else None
 
     def _batch_of(self, route: Route, rows: list[Any]) -> Steps:
         if self.timeout is None:
             return route.batch_steps(rows)
-        awaited = route.slot.abatch
+        slot = route.slot
+        awaited: Any = slot.abatch
+        if slot.apredict is not None and slot.batch is None and awaited is None:
+            # All rows in turn are the one call that the time is for.
+            awaited = partial(_row_by_row, route, self.clock)
         return _once(Invoke(route.predict_batch, (rows,), timeout=self.timeout, acall=awaited))
 
     def _recall(self, cache: PredictionCache, group: list[_Request], route: Route) -> Any:
@@ -544,7 +563,9 @@ class PredictionService:
         error = request.errors[-1]
         request.errors = request.errors[:-1]
         gone = yield from self._degrade(request, error)
-        if gone is not None:
+        if gone is error:
+            request.source = "failed"
+        elif gone is not None:
             _give_up(request, gone)
 
     def _mirror_batch(self, groups: list[list[_Request]]) -> None:
@@ -562,7 +583,7 @@ class PredictionService:
     # -- telling ------------------------------------------------------------------------
 
     def _told(self, request: _Request) -> Prediction[Any]:
-        if request.source != "failed":
+        if request.rescued or request.source != "failed":
             return self._served(request)
         self._failed(request, request.errors[-1])
         latency = (self.clock.monotonic() - request.began) * 1e3
@@ -572,7 +593,7 @@ class PredictionService:
 
     def _served(self, request: _Request) -> Prediction[Any]:
         route = request.route
-        computed = route is not None and request.source in {"model", "cache"}
+        computed = route is not None and not request.rescued
         prediction = Prediction(
             request.value,
             request.id,
@@ -670,6 +691,16 @@ def _copied(value: Any) -> Any:
         return deepcopy(value)
     except Exception:
         return value
+
+
+def _one_each(what: str, given: Sequence[Any] | None, rows: int) -> Sequence[Any]:
+    if given is not None and len(given) != rows:
+        raise ValueError(f"{len(given)} {what} for {rows} rows")
+    return [None] * rows if given is None else given
+
+
+def _row_by_row(route: Route, clock: Clock, rows: Any) -> Coroutine[Any, Any, Any]:
+    return arun(route.batch_steps(rows), clock)
 
 
 def _once(step: Invoke) -> Steps:

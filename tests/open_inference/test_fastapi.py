@@ -64,6 +64,26 @@ def test_dependencies_hold_and_are_told_in_the_protocols_words():
         assert refused.headers["www-authenticate"] == "Bearer"
 
 
+def test_a_request_that_a_dependency_cannot_read_is_told_in_the_protocols_words():
+    def signed_in(x_token: str = Header(), x_shop: int = Header()): ...
+
+    app = FastAPI()
+    app.include_router(open_inference_router(served()), dependencies=[Depends(signed_in)])
+    with Driver(app) as ask:
+        refused = ask("GET", "/v2", headers={"x-shop": "one"})
+        assert refused.status == 422
+        assert refused.error.startswith("header x-token: Field required; header x-shop: ")
+
+
+def test_a_name_of_any_script_is_found_or_not():
+    app = FastAPI()
+    app.include_router(open_inference_router(served("模型")))
+    with Driver(app) as ask:
+        assert ask("POST", "/v2/models/模型/infer", infer()).json["model_name"] == "模型"
+        refused = ask("GET", "/v2/models/✓")
+        assert (refused.status, refused.error) == (404, "there is no model '✓'")
+
+
 def test_settings_and_an_application_that_is_made_already():
     app = FastAPI()
     app.include_router(open_inference_router(served(), name="shop", max_body=10))
@@ -112,6 +132,13 @@ def test_a_reply_is_fit_for_json():
         "cached": True,
         "latency_ms": 0.0,
     }
+
+
+def test_a_number_that_json_has_no_word_for_is_none():
+    value = {"a": np.array([[np.nan, 1.0], [np.inf, 2.0]]), "b": np.float32("-inf"), "c": [np.nan]}
+    told = reply_of(Prediction(value, "r1", "v2"))
+    json.dumps(told, allow_nan=False)
+    assert told["value"] == {"a": [[None, 1.0], [None, 2.0]], "b": None, "c": [None]}
 
 
 def test_a_failed_row_says_why_and_no_more():

@@ -32,6 +32,7 @@ from prodml.integrations.open_inference import (
     open_inference_app,
     refusal_of,
 )
+from prodml.integrations.open_inference.paths import find
 from tests.open_inference.driver import Driver, Summing, infer, served, tensor
 
 
@@ -158,6 +159,49 @@ def test_a_body_that_is_none_is_the_callers_fault(body):
         answer = ask("POST", "/v2/models/churn/infer", body)
         assert answer.status == 400
         assert answer.error
+
+
+@pytest.mark.parametrize("rows", ["array", "dicts"])
+@pytest.mark.parametrize("datatype", ["FP64", "BYTES", "BOOL"])
+@pytest.mark.parametrize(
+    "shape", [(2**62, 0), (0, 2**62), (10**8, 0), (2**31, 2**31, 0), (9**9, 0, 1)]
+)
+def test_rows_of_nothing_are_not_counted(shape, datatype, rows):
+    endpoint = Endpoint(Summing(), mapping=Tabular(rows=rows))
+    with Driver(open_inference_app({"m": endpoint})) as ask:
+        answer = ask("POST", "/v2/models/m/infer", infer(tensor([], shape, datatype)))
+        assert answer.status == 400
+        assert answer.error == f"tensor 'x': no tensor without elements is as large as {[*shape]}"
+
+
+def test_a_few_rows_of_nothing_are_still_rows():
+    with Driver(open_inference_app(served())) as ask:
+        answer = ask("POST", "/v2/models/churn/infer", infer(tensor([], (3, 0))))
+        assert answer.json["outputs"][0]["data"] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("timeout", [-1, 2**64, 10**400, "5", True, 1.5])
+def test_a_timeout_is_a_number_of_microseconds(timeout):
+    with Driver(open_inference_app(served())) as ask:
+        body = infer(parameters={"timeout": timeout})
+        answer = ask("POST", "/v2/models/churn/infer", body)
+        assert answer.status == 400
+        assert answer.error.startswith("the parameter timeout is ")
+
+
+def test_an_output_is_given_once():
+    with Driver(open_inference_app(served())) as ask:
+        body = infer(outputs=[{"name": "predict"}] * 2)
+        answer = ask("POST", "/v2/models/churn/infer", body)
+        assert (answer.status, answer.error) == (400, "an output is asked for twice")
+
+
+def test_a_long_path_is_refused_and_not_kept():
+    before = find.cache_info().currsize
+    with Driver(open_inference_app(served())) as ask:
+        answer = ask("GET", "/v2/models/" + "m" * 3000)
+        assert (answer.status, answer.error) == (414, "the path is longer than 2048 characters")
+    assert find.cache_info().currsize == before
 
 
 def test_two_tensors_of_one_name_are_refused():

@@ -12,13 +12,16 @@ import zlib
 import numpy as np
 import pytest
 
+from prodml.errors import BadConfiguration
+from prodml.events import Stream
 from prodml.integrations.open_inference import (
     Endpoint,
     Tabular,
     TensorSpec,
     open_inference_app,
 )
-from prodml.serving import VersionedModelServer
+from prodml.serving import ServingFleet, VersionedModelServer
+from prodml.stores import MemoryStore
 from tests.open_inference.driver import Driver, Summing, infer, served, tensor
 
 
@@ -66,6 +69,14 @@ def test_the_application_may_have_a_say_in_readiness(server):
         well[0] = False
         assert ask("GET", "/v2/health/ready").error == "not ready: the application says so"
         assert ask("GET", "/v2/health/live").status == 200
+
+
+def test_a_coroutine_has_no_say_in_readiness(server):
+    async def ready():
+        return False
+
+    with pytest.raises(BadConfiguration, match="ready must be a plain function"):
+        open_inference_app(server, ready=ready)
 
 
 def test_server_metadata(ask):
@@ -473,6 +484,19 @@ def test_the_application_may_be_mounted_below_a_path(server):
         assert ask("GET", "/v2/health/live").status == 200
 
 
+@pytest.mark.parametrize("root", ["/v", "/v2", "/v2/health/live/more", "/api"])
+def test_a_server_may_leave_the_path_of_the_mount_out(server, root):
+    sent = []
+
+    async def send(event):
+        sent.append(event)
+
+    scope = {"type": "http", "method": "GET", "path": "/v2/health/live", "headers": []}
+    asyncio.run(open_inference_app(server)({**scope, "root_path": root}, None, send))
+    # Below "/v2" the path is another one; to be part of a word is not to be below.
+    assert sent[0]["status"] == (404 if root == "/v2" else 200)
+
+
 def test_a_client_that_goes_away_gets_no_answer_and_breaks_nothing(ask, server):
     assert ask("POST", "/v2/models/churn/infer", infer(), pieces=3, gone=True) is None
     assert ask("POST", "/v2/models/churn/infer", infer(), gone=True) is None
@@ -494,26 +518,86 @@ def test_a_client_that_goes_away_before_its_reply_breaks_nothing(server):
     assert server.in_flight == {"v1": 0, "v2": 0}
 
 
+async def talk(app, kind, *events):
+    waiting, sent = list(events), []
+
+    async def receive():
+        return {"type": waiting.pop(0)}
+
+    async def send(event):
+        sent.append(event)
+
+    await app({"type": kind}, receive, send)
+    return sent
+
+
 def test_lifespan_and_websocket(server):
     app = open_inference_app(server)
+    told = asyncio.run(talk(app, "lifespan", "lifespan.startup", "lifespan.shutdown"))
+    assert [event["type"] for event in told] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+    told = asyncio.run(talk(app, "websocket", "websocket.connect"))
+    assert [event["type"] for event in told] == ["websocket.close"]
+    with pytest.raises(Exception, match="not served"):
+        asyncio.run(talk(app, "carrier pigeon"))
 
-    async def talk(kind, *events):
-        waiting, sent = list(events), []
+
+# -- a server that belongs to a fleet -------------------------------------------------------
+
+
+def test_the_lifespan_starts_and_closes_the_fleets(server):
+    store = MemoryStore()
+    fleets = [ServingFleet(served(name), store=store, name=name, events=Stream()) for name in "ab"]
+    app = open_inference_app({f.name: f.server for f in fleets}, fleets=fleets)
+
+    async def serve():
+        states = []
 
         async def receive():
-            return {"type": waiting.pop(0)}
+            states.append([fleet.snapshot().condition for fleet in fleets])
+            return {"type": ("lifespan.startup", "lifespan.shutdown")[len(states) - 1]}
 
         async def send(event):
-            sent.append(event["type"])
+            states[-1].append(event["type"])
 
-        await app({"type": kind}, receive, send)
-        return sent
+        await app({"type": "lifespan"}, receive, send)
+        return states
 
-    told = asyncio.run(talk("lifespan", "lifespan.startup", "lifespan.shutdown"))
-    assert told == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-    assert asyncio.run(talk("websocket", "websocket.connect")) == ["websocket.close"]
-    with pytest.raises(Exception, match="not served"):
-        asyncio.run(talk("carrier pigeon"))
+    assert asyncio.run(serve()) == [
+        ["not started", "not started", "lifespan.startup.complete"],
+        ["connected", "connected", "lifespan.shutdown.complete"],
+    ]
+    assert [fleet.snapshot().condition for fleet in fleets] == ["closed", "closed"]
+
+
+def test_a_fleet_that_cannot_start_stops_the_server(server, caplog):
+    fleet = ServingFleet(server, store="memory://", events=Stream())
+    fleet.close()
+    app = open_inference_app(server, fleets=[fleet])
+    told = asyncio.run(talk(app, "lifespan", "lifespan.startup", "lifespan.shutdown"))
+    assert told[0]["type"] == "lifespan.startup.failed"
+    assert told[0]["message"].startswith("fleet 'churn' does not start: this fleet is closed")
+    assert "does not start" in caplog.text
+
+
+def test_a_request_is_answered_by_the_newest_table_of_its_host(server, tmp_path):
+    quiet = {"folder": tmp_path, "poll": 60.0, "ttl": 100.0, "events": Stream()}
+    fleet = ServingFleet(server, **quiet)
+    app = open_inference_app(server, fleets=[fleet])
+    with fleet, ServingFleet(name="churn", **quiet) as console, Driver(app) as ask:
+        # Deaf, so that only the request itself can find out.
+        fleet._worker.turn = lambda ears, rung: 60.0
+        for version in ("v2", "v1", "v2"):
+            console.promote(version)
+            answer = ask("POST", "/v2/models/churn/infer", infer())
+            assert answer.json["model_version"] == version
+
+
+def test_fleets_are_a_list(server):
+    with pytest.raises(BadConfiguration, match=r"fleets=\[fleet\]"):
+        open_inference_app(server, fleets=ServingFleet(server, store="memory://"))
 
 
 def test_it_needs_nothing_but_numpy_and_msgspec():

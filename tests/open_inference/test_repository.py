@@ -129,6 +129,19 @@ def test_unloading_lets_those_inside_end_and_tells_the_unloader():
         assert ask("POST", UNLOAD.format("m"), b"x").status == 400
 
 
+def test_an_unloader_that_fails_leaves_no_threads(caplog):
+    def unloader(name, endpoint):
+        raise OSError("disk")
+
+    endpoint = Endpoint(served("m"), threads=1)
+    app = open_inference_app({"m": endpoint}, loader=lambda *_: None, unloader=unloader)
+    with Driver(app) as ask:
+        assert ask("POST", "/v2/models/m/infer", infer()).status == 200
+        assert ask("POST", "/v2/repository/models/m/unload").status == 500
+    assert endpoint._threads._pool is None
+    assert "disk" in caplog.text
+
+
 def test_one_model_is_moved_once_at_a_time_and_others_go_on():
     begun, go_on = threading.Event(), threading.Event()
 

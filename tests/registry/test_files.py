@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from prodml.errors import BadConfiguration, CorruptRecord, LeaseLost, StoreUnavailable
+from prodml.errors import (
+    BadConfiguration,
+    CorruptRecord,
+    LeaseLost,
+    StoreUnavailable,
+    UnknownVersion,
+)
 from prodml.events import Stream
-from prodml.registry import ModelRegistry, disk, stored
+from prodml.registry import ModelRegistry, audit, disk, files, stored
 from prodml.registry.files import Directory
 from prodml.registry.lock import FileLock, LeaseLock
 from prodml.registry.records import digest_of
@@ -274,6 +280,23 @@ def test_strange_files_are_not_records(tmp_path):
     assert len(Directory(tmp_path).artifacts()) == 1
 
 
+def test_strange_folders_are_no_models_and_no_aliases(tmp_path):
+    registry = ModelRegistry(tmp_path, events=Stream())
+    registry.register("churn", b"one")
+    registry.alias("churn", "champion", "1")
+    for place in ("models", "aliases/churn"):
+        # Of a file server, of an editor, of a backup.
+        for name in ("@eaDir", ".ipynb_checkpoints", "churn (copy)"):
+            (tmp_path / "records" / place / name).mkdir()
+    assert registry.models() == ("churn",)
+    assert registry.aliases("churn") == {"champion": "1"}
+    assert registry.family.made_from(code="abc") == ()
+    assert not registry.prune()
+    assert audit(registry).problems == ()
+    with pytest.raises(UnknownVersion, match="known: 1, champion"):
+        registry.load("churn", "nobody")
+
+
 def test_a_list_that_began_anew_is_counted_anew(tmp_path):
     archive = Directory(tmp_path)
     for number in (1, 2):
@@ -447,6 +470,23 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
     assert registry.versions("churn") == ("1",)
     assert registry.load("churn", "1") == b"one"
     assert registry.register("churn", b"two, which is longer").version == "2"
+
+
+@pytest.mark.parametrize("step", ["make_folder", "move"])
+def test_a_disk_without_room_for_a_name_keeps_no_nameless_file(tmp_path, monkeypatch, step):
+    registry = ModelRegistry(tmp_path, events=Stream())
+    registry.register("churn", b"one")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, step, full)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match="No space left"):
+            registry.register("churn", b"two")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    monkeypatch.undo()
+    assert registry.register("churn", b"two").version == "2"
 
 
 def test_threads_register_and_move_at_once(archive):

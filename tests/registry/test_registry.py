@@ -191,6 +191,23 @@ def test_move_to_the_same_version_is_no_move(registry):
     assert len(registry.history("churn", "champion")) == 1
 
 
+@pytest.mark.parametrize("version", [1, 1.0, None, b"1"])
+def test_a_version_that_is_no_text_is_named(registry, version):
+    registry.register("churn", {"bias": 1})
+    calls = [
+        lambda: registry.load("churn", version),
+        lambda: registry.resolve("churn", version),
+        lambda: registry.alias("churn", "champion", version or 1),
+        lambda: registry.tag("churn", version, "audit"),
+    ]
+    for call in calls:
+        with pytest.raises(BadConfiguration, match="a version of churn is text, such as '1', not"):
+            call()
+    with pytest.raises(BadConfiguration, match=r"model name must match .*, not 7"):
+        registry.register(7, b"weights")
+    assert registry.history("churn", "champion") == ()
+
+
 def test_alias_of_an_unknown_version_is_refused(registry):
     registry.register("churn", b"x")
     registry.alias("churn", "champion", "1")

@@ -85,7 +85,9 @@ class Model(RuleBasedStateMachine):
         with contextlib.suppress(StoreUnavailable):
             self.rollouts[worker].tick()
         self.store.fault = ""
-        # Whatever arrived, the next tick brings all into line.
+        # A move whose answer was lost has happened; the next tick brings all into line, and
+        # may find harm that was shown before the rollout began.
+        self.follow()
         self.tick(worker)
 
     @rule(worker=workers)

@@ -1,8 +1,10 @@
 import threading
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
-from prodml.errors import BadConfiguration
+from prodml.errors import BadConfiguration, CorruptRecord
 from prodml.events import ModelPromoted, RolloutStarted, RolloutStepped, Stream
 from prodml.rollout import (
     Disagreement,
@@ -107,6 +109,48 @@ def test_a_guard_that_heard_nothing_does_not_hold_up_the_others():
     clock = ManualClock()
     rollout = make(clock, guards=[PairedLoss(enough=10), ErrorRate()])
     assert isinstance(walk(rollout, clock)[-1], Promote)
+
+
+ARMED = [
+    ErrorRate(),
+    Floor(limit=0.5),
+    Latency(),
+    Metric("clicks"),
+    Metric("bought", compare="share"),
+]
+
+
+@pytest.mark.parametrize("canary", [0, 4])
+@pytest.mark.parametrize("guard", ARMED, ids=lambda guard: guard.name)
+def test_a_canary_that_gets_no_traffic_is_not_promoted_by_its_shadow_answers(guard, canary):
+    clock, store = ManualClock(), MemoryStore()
+    worker, ticker = (
+        make(clock, store=store, guards=[PairedLoss(enough=10), guard]) for _ in range(2)
+    )
+
+    def hear(arm, count):
+        for _ in range(count):
+            worker.observe_outcome(arm, ok=arm == "stable", seconds=0.1)
+            if isinstance(guard, Metric):
+                worker.observe_metric(guard.name, arm, 1.0)
+
+    ticker.tick()
+    worker.flush()
+    # In shadow there is one arm only, and it says nothing against going on.
+    hear("stable", 300)
+    worker.observe_pairs(GOOD)
+    worker.flush()
+    clock.advance(61)
+    assert ticker.tick() == [SetCanary("v2", 0.1)]
+    worker.flush()
+    hear("stable", 300)
+    if not isinstance(guard, Metric):
+        hear("canary", canary)
+    worker.observe_pairs(GOOD)
+    worker.flush()
+    clock.advance(61)
+    assert ticker.tick() == []
+    assert ticker.to_dict()["holding"].startswith(f"{guard.name}: ")
 
 
 def test_frozen_holds_until_told_otherwise_and_still_sees_harm():
@@ -288,6 +332,50 @@ def test_other_arms_are_left_out():
     assert {f.numbers["in_all"] for f in rollout.findings().values()} == {0}
 
 
+@pytest.mark.parametrize("number", [np.float16, np.float32, np.float64, Fraction, np.asarray])
+def test_numbers_of_any_library_can_be_handed_in(number):
+    clock, store = ManualClock(), MemoryStore()
+    guards = [PairedLoss(), ErrorRate(), Floor(limit=0.5, seconds=0.1), Latency(), Metric("clicks")]
+    here, there = (make(clock, store=store, shadow=False, guards=guards) for _ in range(2))
+    here.tick()
+    for _ in range(300):
+        here.observe_pair(number(0.5), number(0.25))
+        for arm in ("canary", "stable"):
+            here.observe_outcome(arm, ok=number(1) > 0, seconds=number(0.25))
+            here.observe_metric("clicks", arm, number(1))
+    here.flush()
+    assert here.findings() == there.findings()
+    assert all(finding.numbers["n"] for finding in there.findings().values())
+
+
+def test_steps_may_come_from_an_array():
+    rollout = make(shadow=False, steps=np.linspace(0.25, 0.5, 2, dtype=np.float32))
+    assert rollout.tick() == [SetCanary("v2", 0.25)]
+
+
+def test_pairs_are_made_outside_the_lock():
+    rollout = make(shadow=False, guards=[PairedLoss(), ErrorRate(), Floor(limit=0.5)])
+
+    def pairs():
+        for _ in range(3):
+            # To ask a model is a fact, and whoever hears it tells the rollout.
+            rollout.observe_outcome("canary", ok=True)
+            yield 0.5, 0.25
+
+    thread = threading.Thread(target=rollout.observe_pairs, args=(pairs(),), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert rollout.findings()["paired loss"].numbers["n"] == 3
+
+
+def test_pairs_that_are_no_numbers_count_all_or_not_at_all():
+    rollout = make(shadow=False)
+    with pytest.raises(TypeError):
+        rollout.observe_pairs([(0.5, 0.25), (None, 0.25)])
+    assert rollout.findings()["paired loss"].numbers["in_all"] == 0
+
+
 def test_guards_that_two_rollouts_were_given_are_not_shared():
     guards = [PairedLoss(enough=10)]
     first, second = make(guards=guards), make(guards=guards)
@@ -359,6 +447,32 @@ def test_frozen_a_restarted_process_is_told_what_the_frozen_phase_needs():
     assert (again.tick(), again.share) == ([SetCanary("v2", 0.1)], 0.1)
 
 
+def test_a_freeze_before_its_first_tick_does_not_take_the_commands_from_a_restarted_process():
+    clock, store = ManualClock(), MemoryStore()
+    first, console = make(clock, store=store, shadow=False), make(clock, store=store)
+    first.tick()
+    first.tick()
+    again = make(clock, store=store, shadow=False)
+    console.freeze("look at this")
+    assert again.tick() == [SetCanary("v2", 0.1)]
+    assert again.tick() == []
+
+
+def test_a_guard_that_was_of_another_kind_is_named_and_the_rollout_can_be_aborted():
+    clock, store = ManualClock(), MemoryStore()
+    before = make(clock, store=store, shadow=False, guards=[Metric("clicks")])
+    before.tick()
+    for arm in ("canary", "stable"):
+        before.observe_metric("clicks", arm, 1.0)
+    before.flush()
+    after = make(clock, store=store, shadow=False, guards=[Metric("clicks", compare="share")])
+    with pytest.raises(CorruptRecord, match="guard 'clicks': its sums lack 'bad'"):
+        after.tick()
+    after.abort("no sense in it")
+    assert after.phase is RolloutPhase.ROLLED_BACK
+    assert after.tick() == [RollBack("v2", "no sense in it")]
+
+
 # -- commands ---------------------------------------------------------------------------
 
 
@@ -421,6 +535,17 @@ def test_a_metric_is_read_stretch_by_stretch_by_whoever_ticks():
     assert one.findings()["clicks"].numbers["in_all"] == 62
     clock.advance(176)
     assert two.tick() == [SetCanary("v2", 0.1)]
+
+
+def test_of_what_is_read_other_arms_are_left_out():
+    clock, rows = ManualClock(), []
+    rows += [(clock.time() + t, "canary" if t % 2 else "pinned", t % 2) for t in range(60)]
+    rollout = make(clock, guards=[Metric("clicks", read=warehouse(rows))])
+    rollout.tick()
+    clock.advance(61)
+    rollout.tick()
+    # Without a stable value there was nothing to set the canary's against.
+    assert rollout.findings()["clicks"].numbers["in_all"] == 0
 
 
 def test_a_metric_that_cannot_be_read_holds_and_is_read_again():

@@ -598,3 +598,113 @@ def test_headers_override_the_routing():
     assert service.predict({}, headers={"X-Arm": "new"}).value == "v2"
     assert asyncio.run(service.apredict({}, headers={"x-arm": "new"})).value == "v2"
     assert service.predict({}, headers={"x-arm": "old"}).value == "v1"
+
+
+# -- what a review found ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answers", [None, 5, "ab", {"a": 1, "b": 2}, [1]])
+def test_a_batch_without_one_answer_a_row_fails_behind_its_breaker(answers):
+    class Odd(Echo):
+        def predict_batch(self, rows):
+            return answers
+
+    breaker = CircuitBreaker(failure_threshold=1)
+    service = PredictionService(Odd(), default=0.5, breaker=breaker)
+    served = service.predict_batch([{"x": 1}, {"x": 2}])
+    assert [(p.value, p.source) for p in served] == [(0.5, "default")] * 2
+    assert all(isinstance(p.errors[0], RejectedAnswer) for p in served)
+    assert breaker.state.value == "open"
+
+
+def test_a_batch_of_which_every_answer_is_refused_is_a_failure_for_the_breaker():
+    breaker = CircuitBreaker(failure_threshold=1)
+    service = PredictionService(Batch(), accept=lambda v: v < 3, breaker=breaker)
+    some = service.predict_batch([{"x": 1}, {"x": 5}])
+    assert [p.source for p in some] == ["model", "failed"]
+    assert breaker.state.value == "closed"
+    none = service.predict_batch([{"x": 4}, {"x": 5}])
+    assert [[str(e) for e in p.errors] for p in none] == [["answer rejected: accept said no"]] * 2
+    assert breaker.state.value == "open"
+
+
+@pytest.mark.parametrize("given", [{"request_ids": ["a"]}, {"keys": ["a", "b", "c"]}])
+def test_ids_and_keys_are_one_a_row(given):
+    model = Echo()
+    with pytest.raises(ValueError, match=f"{next(iter(given))} for 2 rows"):
+        PredictionService(model).predict_batch([{"x": 1}, {"x": 2}], **given)
+    assert model.calls == 0
+
+
+def test_a_frame_is_no_batch_of_rows():
+    import pandas as pd
+
+    frame = pd.DataFrame({"x": [1, 2]})
+    service = PredictionService(Echo())
+    with pytest.raises(TypeError, match="not DataFrame"):
+        service.predict_batch(frame)
+    assert [p.value for p in service.predict_batch(row for row in frame.to_dict("records"))] == [
+        1,
+        2,
+    ]
+
+
+def test_many_requests_are_awaited_row_by_row_within_the_time_for_the_call():
+    async def slow(features):
+        await asyncio.sleep(features["x"])
+        return 1
+
+    async def ask(*waits):
+        return await service.apredict_batch([{"x": x} for x in waits])
+
+    service = PredictionService(slow, timeout=0.1)
+    assert [p.value for p in asyncio.run(ask(0, 0))] == [1, 1]
+    late = asyncio.run(ask(0, 30))
+    assert all(isinstance(p.errors[0], DeadlineExceeded) for p in late)
+
+
+def test_a_row_that_fails_without_a_ladder_tells_its_error_once():
+    def broken(features):
+        raise ConnectionError
+
+    (failed,) = PredictionService(broken).predict_batch([{"x": 1}])
+    assert [type(error) for error in failed.errors] == [ConnectionError]
+
+
+@pytest.mark.parametrize("name", ["model", "cache", "failed"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_a_rung_answers_is_not_the_versions_whatever_the_rung_is_called(name, batch):
+    def broken(features):
+        raise ConnectionError
+
+    service = PredictionService(broken, fallback=Rung(name, lambda features: 2))
+    served = service.predict_batch([{}])[0] if batch else service.predict({})
+    assert (served.value, served.source, served.version) == (2, name, "")
+
+
+def test_an_async_model_that_is_not_awaited_is_a_mistake_and_no_reason_to_fall_back():
+    async def model(features):
+        return 1
+
+    service = PredictionService(model, default=0)
+    with pytest.raises(TypeError, match="async: use apredict"):
+        service.predict({})
+    assert asyncio.run(service.apredict({})).value == 1
+    assert service.server.in_flight == {"v1": 0}
+
+
+def test_an_interruption_while_rows_are_routed_counts_them_out():
+    class Key(str):
+        __slots__ = ()
+
+        def encode(self, *_):
+            raise KeyboardInterrupt
+
+    server = VersionedModelServer(events=Stream())
+    for version in ("v1", "v2"):
+        server.load_model(version, Echo())
+    server.set_default_version("v1")
+    server.route(canary={"v2": 0.5})
+    with pytest.raises(KeyboardInterrupt):
+        PredictionService(server).predict_batch([{"x": 1}] * 2, keys=["a", Key("b")])
+    assert server.in_flight == {"v1": 0, "v2": 0}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prodml.errors import UnknownVersion
+from prodml.errors import RejectedAnswer, UnknownVersion
 from prodml.events import Stream
 from prodml.serving import VersionedModelServer
 
@@ -123,4 +123,60 @@ def test_failing_batch_is_counted_out():
     models["v2"].constant = None
     with pytest.raises(TypeError):
         server.predict_batch(list(range(50)), keys=list(range(50)))
+    assert server.in_flight == {"v1": 0, "v2": 0}
+
+
+def by_cohort(first, second):
+    """Rows "a" and "c" go to the first model, "b" and "d" to the second."""
+    server = VersionedModelServer(events=Stream())
+    server.load_model("v1", first)
+    server.load_model("v2", second)
+    server.set_default_version("v1")
+    server.route(cohorts={"c": ("v2", ["b", "d"])})
+    return server
+
+
+@pytest.mark.parametrize(
+    "second",
+    [lambda rows: np.ones(len(rows) - 1), lambda rows: {"a": 1, "b": 2}, lambda rows: "no"],
+)
+def test_answers_of_a_wrong_number_are_not_given_to_other_rows(second):
+    server = by_cohort(lambda rows: np.zeros(len(rows) + 1), second)
+    with pytest.raises(RejectedAnswer, match="version 'v1' gave 3 answers for 2 rows"):
+        server.predict_batch(np.zeros((4, 1)), keys=list("abcd"))
+    server = by_cohort(lambda rows: np.zeros(len(rows)), second)
+    with pytest.raises(RejectedAnswer, match="version 'v2' gave"):
+        server.predict_batch(np.zeros((4, 1)), keys=list("abcd"))
+    assert server.in_flight == {"v1": 0, "v2": 0}
+
+
+@pytest.mark.parametrize("answer", [np.zeros(1), [0.0], np.float64(1.0), np.zeros(())])
+def test_a_whole_batch_has_one_answer_a_row_too(answer):
+    server, _ = serving(canary=0.0)
+    server.load_model("v3", lambda rows: answer)
+    if isinstance(answer, np.float64):
+        # It cannot be counted: as it is.
+        assert server.predict_batch(np.zeros((4, 1)), "v3") == 1.0
+    else:
+        with pytest.raises(RejectedAnswer, match="version 'v3' gave 1 answers for 4 rows"):
+            server.call_batch(np.zeros((4, 1)), "v3")
+
+
+def test_outputs_by_name_are_left_as_they_are():
+    server, _ = serving(canary=0.0)
+    server.load_model("v3", lambda rows: {"mean": rows, "spread": rows})
+    assert set(server.predict_batch(np.zeros((4, 1)), "v3")) == {"mean", "spread"}
+
+
+def test_a_split_that_comes_after_the_first_look_at_the_table_still_goes_by_key(monkeypatch):
+    server, _ = serving(canary=0.0)
+    rows, original, late = list(range(40)), VersionedModelServer.resolve, []
+
+    def routed_meanwhile(self, *args):
+        if not late:
+            late.append(server.route(canary={"v2": 0.5}))
+        return original(self, *args)
+
+    monkeypatch.setattr(VersionedModelServer, "resolve", routed_meanwhile)
+    assert server.predict_batch(rows, keys=rows) == expected(server, rows)
     assert server.in_flight == {"v1": 0, "v2": 0}

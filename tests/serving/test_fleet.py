@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from prodml.clock import SYSTEM_CLOCK
 from prodml.errors import (
     BadConfiguration,
     Conflict,
@@ -313,6 +314,25 @@ def test_a_loader_that_fails_is_tried_again_later_and_later(fleet, clock):
     assert [round(call - began) for call in calls] == [0, 1, 3, 7]
 
 
+def test_a_loader_that_wants_to_exit_has_failed(fleet):
+    calls = []
+
+    def loader(version):
+        calls.append(version)
+        raise SystemExit("no such bucket")
+
+    here = fleet()
+    there = fleet("v1", loader=loader)
+    there.start()
+    here.promote("v2")
+    there.sync()
+    eventually(
+        lambda: there.snapshot().member.cannot == "not loaded: v2: SystemExit: no such bucket"
+    )
+    assert not there.snapshot().member.loading
+    assert calls == ["v2"]
+
+
 def test_a_loader_that_brings_nothing_is_told_so(fleet):
     here, there = fleet("v1", "v2"), fleet("v1", loader=lambda version: None)
     here.promote("v2")
@@ -538,6 +558,53 @@ def test_a_nudge_is_tried_again_and_its_failure_is_no_failure_of_the_command(fle
     assert here.server.default_version == "v1"
 
 
+class Deaf(MemoryStore):
+    """A store whose ears are somebody else's, and broken."""
+
+    def __init__(self):
+        super().__init__()
+        self.ears = []
+
+    def nudge(self, channel):
+        for ear in self.ears:
+            os.write(ear.writing, b"!")
+
+    def listen(self, channel):
+        raise RuntimeError("no subscriptions today")
+
+
+class Hears(Deaf):
+    def listen(self, channel):
+        self.ears.append(Broken())
+        return self.ears[-1]
+
+
+class Broken:
+    def __init__(self):
+        self.reading, self.writing = os.pipe()
+
+    def fileno(self):
+        return self.reading
+
+    def drain(self):
+        raise RuntimeError("a protocol error")
+
+    def alive(self):
+        return True
+
+    def close(self, *, ours=True):
+        raise RuntimeError("closed by somebody else")
+
+
+@pytest.mark.parametrize("kind", [Deaf, Hears])
+def test_a_store_with_broken_ears_is_polled(fleet, kind):
+    store = kind()
+    workers = [fleet(where=store, poll=0.05, clock=SYSTEM_CLOCK).start() for _ in range(2)]
+    for version in ("v2", "v1"):
+        workers[0].promote(version)
+        eventually(lambda wanted=version: workers[1].server.default_version == wanted)
+
+
 def test_a_store_that_has_forgotten_is_told_again(fleet, store):
     here, there = fleet(), fleet()
     here.promote("v2")
@@ -744,6 +811,7 @@ def test_a_child_takes_part_by_itself_under_a_name_of_its_own(tmp_path):
         ({}, "needs a place"),
         ({"store": "memory://", "name": "a b"}, "name="),
         ({"store": "memory://", "worker": "a/b"}, "worker="),
+        ({"folder": "/dev/shm/app", "name": ".."}, "not dots alone"),
         ({"store": "memory://", "poll": 0.0}, "poll="),
         ({"store": "memory://", "patience": -1.0}, "patience="),
         ({"store": "memory://", "ttl": 1.0}, "ttl="),

@@ -424,6 +424,18 @@ def test_whoever_closes_leaves_the_record_and_nothing_else(fleet, tmp_path):
     assert fleet().start().server.default_version == "v2"
 
 
+def test_closed_in_the_midst_of_a_look_it_follows_no_more(fleet):
+    here, there = fleet(poll=60.0, ttl=100.0).start(), fleet(poll=60.0, ttl=100.0).start()
+    glance, word = there._worker.glance, there._worker.glance.word
+    there.close()
+    # As the thread leaves it that was looking about when it was closed.
+    glance.word, glance.seen = word, int(word[1])
+    here.promote("v2")
+    there.look()
+    assert there.server.default_version == "v1"
+    assert glance.word[1] == glance.seen
+
+
 def test_with_a_store_the_folder_is_the_quick_way(fleet):
     store = MemoryStore()
     here, there = (fleet(store=store, poll=60.0, ttl=100.0).start() for _ in range(2))
@@ -487,6 +499,47 @@ def test_without_its_store_a_late_joiner_has_the_table_of_its_host(fleet):
     store.away = False
     eventually(lambda: late.snapshot().condition == "connected")
     assert late.generation == 1
+
+
+def test_two_fleets_in_one_folder_leave_each_other_in_peace(fleet, monkeypatch):
+    stores = MemoryStore(), MemoryStore()
+    for store, last in zip(stores, ("v2", "v1"), strict=True):
+        before = fleet(store=store, folder=None)
+        before.promote("v2")
+        before.promote(last)
+        before.close()
+    looks = []
+    read = MemoryStore.read
+    monkeypatch.setattr(MemoryStore, "read", lambda s, key: looks.append(key) or read(s, key))
+    here, there = (fleet(store=store, poll=0.2).start() for store in stores)
+    time.sleep(1.0)
+    assert here.server.default_version == "v2"
+    assert there.server.default_version == "v1"
+    # Five polls each, and not one after the other as fast as the machine can.
+    assert looks.count("prodml:fleet:churn") < 40
+
+
+def test_a_long_reason_does_not_make_a_worker_invisible(fleet):
+    def loader(version):
+        raise ValueError("\N{FACE WITH TEARS OF JOY}" * 5000)
+
+    here, there = fleet(), fleet(loader=loader)
+    there.server.unload_model("v2")
+    with here, there:
+        agreement = here.promote("v2", wait=True)
+        assert not agreement.complete
+        assert agreement.behind == ("w1",)
+        assert agreement.cannot["w1"].startswith(
+            "not loaded: v2: ValueError: \N{FACE WITH TEARS OF JOY}"
+        )
+
+
+def test_a_link_that_leads_nowhere_is_unavailable(tmp_path):
+    (tmp_path / "memory").symlink_to(tmp_path / "nowhere")
+    place = HostPlace(tmp_path, ttl=1.0, patience=0.1)
+    with pytest.raises(StoreUnavailable, match="memory is unavailable: it is there and is not"):
+        place.read()
+    assert [path.name for path in tmp_path.iterdir()] == ["memory"]
 
 
 # -- which record holds ---------------------------------------------------------------------

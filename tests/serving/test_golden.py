@@ -171,3 +171,11 @@ def test_answers_of_a_trusted_model_are_recorded():
 def test_golden_rows_that_make_no_sense_are_refused(settings):
     with pytest.raises(BadConfiguration):
         Golden(**({"rows": [1], "answers": [1]} | settings))
+
+
+@pytest.mark.parametrize("wrong", [7, 29, 57, 58])
+def test_just_the_share_that_is_allowed_may_differ(wrong):
+    golden = Golden(rows=range(100), answers=list(range(100)), allowed=wrong / 100)
+    golden.compare([-1] * wrong + list(range(wrong, 100)))
+    with pytest.raises(GoldenMismatch):
+        golden.compare([-1] * (wrong + 1) + list(range(wrong + 1, 100)))

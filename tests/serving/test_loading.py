@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from prodml._deadline import narrow, remaining, restore
 from prodml.errors import BadConfiguration, DrainTimeout, GoldenMismatch, RejectedAnswer
-from prodml.events import ModelRefused, Stream
+from prodml.events import ModelLoaded, ModelRefused, ModelUnloaded, Stream
 from prodml.serving import Golden, VersionedModelServer
 from prodml.testing import ManualClock, Recorder
 
@@ -553,3 +554,146 @@ def test_retiring_in_vain_is_no_trouble(caplog):
         promote(server, "v2", "v3")
         until(lambda: server.states == {"v3": "ready"})
         until(lambda: "has not retired" in caplog.text)
+
+
+# -- in the midst of it -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_listener_that_interrupts_does_not_undo_what_is_loaded(behind):
+    server, model = serving(), Answers()
+
+    def interrupt(fact):
+        raise KeyboardInterrupt
+
+    server.events.subscribe(ModelLoaded, interrupt)
+    if behind:
+        assert isinstance(server.load("v2", lambda: model).exception(PATIENCE), KeyboardInterrupt)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            server.load_model("v2", model)
+    assert [change.action for change in server.history if change.version == "v2"] == ["loaded"]
+    assert server.predict({}, "v2") == "v2"
+
+
+def test_refused_model_whose_close_is_cancelled_still_settles_the_future():
+    class Cancelled(Answers):
+        def close(self):
+            raise asyncio.CancelledError
+
+    refused = serving().load("v2", Cancelled, check=lambda model: False)
+    assert isinstance(refused.exception(PATIENCE), RejectedAnswer)
+
+
+def test_a_factory_does_not_inherit_the_deadline_of_the_request_that_gives_the_command():
+    server, left = serving(), []
+
+    def factory():
+        left.append(remaining())
+        return Answers()
+
+    reset = narrow(1e-9, server.clock)
+    try:
+        loading = server.load("v2", factory, warm_up=[1])
+    finally:
+        restore(reset)
+    assert loading.result(PATIENCE) == "v2"
+    assert left == [None]
+
+
+def test_an_async_model_that_was_not_awaited_is_refused_with_a_reason():
+    server = serving()
+    with pytest.raises(TypeError, match="async"):
+        server.load_model("v2", Awaited(), warm_up=[1])
+    assert "not awaited" in server.history[-1].reason
+
+
+def test_a_version_that_is_interrupted_in_its_close_has_gone_and_that_is_a_fact():
+    class Interrupted(Answers):
+        def close(self):
+            raise KeyboardInterrupt
+
+    class Slow(Answers):
+        async def close(self):
+            await asyncio.sleep(60)
+
+    server = serving()
+    heard = Recorder(server.events)
+    server.load_model("v2", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        server.unload_model("v2")
+    server.load_model("v3", Slow())
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(server.aunload_model("v3"), 0.05))
+    assert server.versions == ("v1",)
+    assert [fact.version for fact in heard.of(ModelUnloaded)] == ["v2", "v3"]
+
+
+def test_model_that_another_version_is_about_to_serve_stays_open():
+    server, model = serving(), Answers()
+    server.load_model("v2", model)
+
+    def check(same):
+        server.unload_model("v2")
+        return same is model
+
+    server.load_model("v3", model, check=check)
+    assert (server.predict({}, "v3"), model.closed) == ("v2", 0)
+    server.unload_model("v3")
+    assert model.closed == 1
+
+
+def test_no_thread_for_retiring_is_no_failure_of_the_change(monkeypatch, caplog):
+    server = serving("v1", "v2", keep=0)
+    server.set_default_version("v1")
+
+    def none_left(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("prodml.serving.versions.WORKERS", SimpleNamespace(submit=none_left))
+    server.set_default_version("v2")
+    assert (server.default_version, server.versions) == ("v2", ("v1", "v2"))
+    assert "has not retired version 'v1'" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_waits_for_nothing_that_only_its_parent_has():
+    server, inside, go = serving("v1", "v2", "v4"), threading.Event(), threading.Event()
+
+    def slow(features):
+        inside.set()
+        assert go.wait(PATIENCE)
+        return Answers("v3")
+
+    server.load_model("slow", slow)
+    asking = threading.Thread(target=server.predict, args=({}, "slow"))
+    asking.start()
+    assert inside.wait(PATIENCE)
+    loading = server.load("v3", lambda: slow({}))
+    route = server.resolve("v4")
+    unloading = threading.Thread(target=server.unload_model, args=("v4", None))
+    unloading.start()
+    while server.states["v4"] != "unloading":
+        time.sleep(0.001)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            assert server.in_flight == dict.fromkeys(("v1", "v2", "slow", "v4"), 0)
+            server.unload_model("slow", timeout=0.0)
+            server.unload_model("v4", timeout=0.0)
+            server.load_model("v3", Answers("v3"))
+            # It is this thread's own, and may be given back.
+            route.release()
+            status = 0 if server.versions == ("v1", "v2", "v3") else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert server.in_flight["slow"] == 1
+    go.set()
+    route.release()
+    for thread in (asking, unloading):
+        thread.join(PATIENCE)
+    assert loading.result(PATIENCE) == "v3"
+    assert server.versions == ("v1", "v2", "slow", "v3")

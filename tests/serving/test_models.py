@@ -56,6 +56,35 @@ def test_retrained_estimator_that_forgot_everything_is_refused():
         server.load("v2", lambda: bad, check=golden).result(10)
 
 
+class Session:
+    """Answers with the first column; speaks as a session of ONNX Runtime does."""
+
+    class Tensor:
+        type = "tensor(double)"
+
+        def __init__(self, name):
+            self.name = name
+
+    def get_inputs(self):
+        return [self.Tensor("x")]
+
+    def get_outputs(self):
+        return [self.Tensor("y")]
+
+    def run(self, outputs, feed):
+        return [feed["x"][:, 0]]
+
+
+def test_columns_of_a_frame_are_taken_by_name():
+    model = OnnxModel(Session(), features=("a", "b"))
+    frame = pd.DataFrame({"c": ["x", "y"], "b": [1.0, 2.0], "a": [3.0, 4.0]})
+    assert model.predict_batch(frame).tolist() == [3.0, 4.0]
+    assert model.predict(frame).tolist() == [3.0, 4.0]
+    assert server_of(model).predict_batch(frame).tolist() == [3.0, 4.0]
+    with pytest.raises(KeyError, match="a"):
+        model.predict_batch(frame[["b"]])
+
+
 # -- ONNX Runtime -----------------------------------------------------------------------
 
 onnx = pytest.importorskip("onnx")

@@ -218,19 +218,22 @@ def test_split_needs_a_default():
     server.route()
 
 
-def test_async_shadow_is_refused():
-    class Awaited:
-        async def predict(self, features): ...
-
-    server = serving("v1")
-    server.load_model("v2", Awaited())
-    with pytest.raises(BadConfiguration, match="async"):
-        server.route(shadow=["v2"])
-    server.route(canary={"v2": 0.1})
-
-
 def test_history_keeps_the_last_thousand():
     table = Table(name="models")
     for at in range(1100):
         table = table.note(float(at), "routed")
     assert [len(table.history), table.history[0].at, table.history[-1].at] == [1000, 100.0, 1099.0]
+
+
+@pytest.mark.parametrize("key", ["", b""])
+def test_the_empty_key_is_not_in_every_canary(key):
+    arms = set()
+    for number in range(200):
+        server = serving("v1", "v2", name=f"rollout-{number}")
+        server.route(canary={"v2": 0.25})
+        arm = server.call({}, key=key).version
+        assert arm == server.call({}, key="").version, "it sticks"
+        with_cohort = server.call_batch([{}], keys=[key]).versions
+        assert with_cohort == (arm,)
+        arms.add((number, arm))
+    assert 0.15 <= sum(arm == "v2" for _, arm in arms) / 200 <= 0.35

@@ -218,7 +218,7 @@ def test_version_is_out_of_reach_while_its_requests_end():
     until(lambda: server.states["v2"] == "unloading")
     with pytest.raises(UnknownVersion):
         server.predict({}, "v2")
-    with pytest.raises(BadConfiguration, match="already loaded"):
+    with pytest.raises(BadConfiguration, match="still unloading"):
         server.load_model("v2", Answers("v2"))
     assert not route.model.closed
     route.release()

@@ -400,3 +400,42 @@ def test_ready_means_that_the_default_can_answer():
     assert server.ready()
     server.load_model("v2", abs, check=lambda model: server.ready())
     assert server.ready()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"salt": 5}, "salt must be text, not 5"),
+        ({"canary": ["v2"]}, "canary must be a mapping"),
+        ({"canary": "v2"}, "canary must be a mapping"),
+        ({"variants": ["B"]}, "variants must be a mapping"),
+        ({"shadow": 5}, "shadow must be a list of versions, not 5"),
+        ({"cohorts": ["v2"]}, "cohorts must be a mapping"),
+        ({"overrides": {"x": "v2"}}, "overrides of the header 'x' must be a mapping, not 'v2'"),
+        ({"overrides": {5: {"a": "v2"}}}, "must be text, not 5"),
+        ({"overrides": {"x": {True: "v2"}}}, "must be text, not True"),
+    ],
+)
+def test_a_wrong_kind_of_setting_is_named_and_changes_nothing(settings, message):
+    server = serving()
+    before = server.routing()
+    with pytest.raises(BadConfiguration, match=message):
+        server.route(**settings)
+    assert server.routing() == before
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"default": ["v1"]}, r"default of models must be a version or None, not \['v1'\]"),
+        ({"default": 3}, "default of models must be a version or None, not 3"),
+        ({"default": "v1", "past": "v2"}, "past of models must be a list, not 'v2'"),
+        ({"default": "v1", "salt": 5}, "salt must be text"),
+    ],
+)
+def test_a_wrong_kind_of_data_is_named_and_changes_nothing(data, message):
+    server = serving()
+    before = server.routing()
+    with pytest.raises(BadConfiguration, match=message):
+        server.apply_routing(data)
+    assert server.routing() == before

@@ -5,6 +5,7 @@ application asks for; :func:`reply_of` and :func:`add_error_handlers` are for ha
 own.  ``reply_of`` needs no FastAPI.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -27,8 +28,8 @@ def open_inference_router(models: Any, **settings: Any) -> "APIRouter":
     """Router with every call of the protocol, to be included in an application.
 
     Dependencies of the router and of the application, authentication say, hold for every
-    call.  What they raise as ``HTTPException`` is told as ``{"error": ...}``, which the
-    protocol promises, and not as ``{"detail": ...}``.
+    call.  What they raise as ``HTTPException``, and what of the request they cannot read, is
+    told as ``{"error": ...}``, which the protocol promises, and not as ``{"detail": ...}``.
 
     Parameters
     ----------
@@ -70,19 +71,20 @@ def _within(inner: OpenInferenceApp) -> Callable[[str | None], Any]:
     from fastapi import Response
 
     class Within(Response):
+        def __init__(self, call: str | None) -> None:
+            super().__init__()
+            self.path: str = "/v2" if call is None else f"/v2/{call}"
+
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            path = self.headers["path"]
-            await inner({**scope, "path": path, "root_path": ""}, receive, send)
+            await inner({**scope, "path": self.path, "root_path": ""}, receive, send)
 
-    def made(call: str | None) -> Response:
-        return Within(headers={"path": "/v2" if call is None else f"/v2/{call}"})
-
-    return made
+    return Within
 
 
 def _route_class() -> Any:
-    """Make a class of routes that tell an ``HTTPException`` in the protocol's words."""
+    """Make a class of routes that tell what dependencies raise in the protocol's words."""
     from fastapi import HTTPException
+    from fastapi.exceptions import RequestValidationError
     from fastapi.routing import APIRoute
 
     class Route(APIRoute):
@@ -95,10 +97,18 @@ def _route_class() -> Any:
                 except HTTPException as error:
                     body = json_bytes({"error": str(error.detail)})
                     return _response(error.status_code, body, error.headers)
+                except RequestValidationError as error:
+                    body = json_bytes({"error": "; ".join(map(_breach, error.errors()))})
+                    return _response(422, body, None)
 
             return told
 
     return Route
+
+
+def _breach(found: Mapping[str, Any]) -> str:
+    """What a dependency misses: ``header x-token: Field required``."""
+    return f"{' '.join(map(str, found['loc']))}: {found['msg']}"
 
 
 def add_error_handlers(app: "FastAPI") -> None:
@@ -133,6 +143,8 @@ def _response(status: int, body: bytes, headers: Mapping[str, str] | None) -> An
 def reply_of(prediction: Prediction[Any]) -> dict[str, Any]:
     """``prediction`` as plain values, fit for JSON in any framework.
 
+    NaN and the infinities, for which JSON has no word, are None.
+
     A row of ``predict_batch`` that has failed has ``error`` and ``status`` in place of the
     rest.
 
@@ -159,7 +171,9 @@ def reply_of(prediction: Prediction[Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
-        return value.tolist()
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         items = cast("Mapping[str, Any]", value).items()
         return {name: _plain(item) for name, item in items}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from prodml.errors import CorruptRecord, RetiredVersion, UnknownVersion
+from prodml.errors import BadConfiguration, CorruptRecord, RetiredVersion, UnknownVersion
 from prodml.registry.aliases import Aliases
 from prodml.registry.bundle import Bundle
 from prodml.registry.files import Archive
@@ -165,7 +165,9 @@ class Catalogue:
 
     # -- inside -------------------------------------------------------------------------
 
-    def _pinned(self, name: str, version: str) -> int | None:
+    def _pinned(self, name: str, version: object) -> int | None:
+        if not isinstance(version, str):
+            raise BadConfiguration(f"a version of {name} is text, such as '1', not {version!r}")
         count = self.count(name)
         return int(version) if VERSION.fullmatch(version) and int(version) <= count else None
 

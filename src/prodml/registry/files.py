@@ -20,7 +20,7 @@ from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import CorruptRecord
 from prodml.registry.disk import make_folder, move, publish, reaching, read_file, written
 from prodml.registry.lock import FileLock
-from prodml.registry.records import DIGEST, digest_of
+from prodml.registry.records import DIGEST, NAME, digest_of
 
 __all__ = ["Archive", "Artifact", "Directory"]
 
@@ -223,7 +223,9 @@ class Directory:
         """Names of the lists under ``prefix``."""
         folder = self._root / "records" / prefix
         with reaching(folder), suppress(FileNotFoundError):
-            return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+            # A folder that a file server or an editor has left there is not ours.
+            found = (entry for entry in folder.iterdir() if NAME.fullmatch(entry.name))
+            return sorted(entry.name for entry in found if entry.is_dir())
         return []
 
     def tidy(self) -> None:
@@ -262,8 +264,13 @@ class Directory:
     def _replace(self, digest: str, data: bytes) -> None:
         target = self._artifact(digest)
         fresh = written(self._root / "tmp", data, self._root)
-        make_folder(target.parent, self._root)
-        move(fresh, target)
+        try:
+            make_folder(target.parent, self._root)
+            move(fresh, target)
+        except BaseException:
+            # It may be gigabytes, and be tried again and again.
+            fresh.unlink(missing_ok=True)
+            raise
 
     def _listed(self, topic: str) -> int:
         folder = f"{self._base}/records/{topic}"

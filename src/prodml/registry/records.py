@@ -103,6 +103,6 @@ def check_plain(what: str, data: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _check(pattern: re.Pattern[str], what: str, name: str) -> None:
-    if not pattern.fullmatch(name):
+def _check(pattern: re.Pattern[str], what: str, name: object) -> None:
+    if not (isinstance(name, str) and pattern.fullmatch(name)):
         raise BadConfiguration(f"{what} must match {pattern.pattern}, not {name!r}")

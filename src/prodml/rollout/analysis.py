@@ -23,14 +23,28 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from prodml.errors import BadConfiguration
 
-__all__ = ["Finding", "Guardrail", "Seen", "Sequential", "Tally", "Verdict", "added", "log_sum"]
+__all__ = [
+    "ARMS",
+    "Finding",
+    "Guardrail",
+    "Seen",
+    "Sequential",
+    "Tally",
+    "Verdict",
+    "added",
+    "log_sum",
+]
 
 Tally: TypeAlias = dict[str, float]
-"""Sums by name.  ``"n"`` counts the occasions on which the challenger was judged."""
+"""Sums by name.  ``"n"`` counts the occasions on which the challenger was judged; ``"heard"`` is
+there if a guard that compares arms was told of either, be it too little to judge by."""
+
+ARMS: Final = frozenset({"canary", "stable"})
+"""Arms that requests are drawn into by lot; others cannot be compared."""
 
 # Share of the evidence's weight that later starting points have together.
 _LATER = 0.25
@@ -59,6 +73,7 @@ class Finding:
     ``numbers`` are those of the present step; always there are ``n`` (occasions on which the
     challenger was judged), ``in_all`` (those of all steps) and ``evidence`` (0 says nothing,
     1 shows harm: the logarithm of the odds against the challenger in units of the limit).
+    ``heard`` is there if the guard was told of an arm, even if of the other one alone.
 
     Examples
     --------
@@ -198,6 +213,8 @@ class Sequential:
         evidence = self._evidence(seen)
         told, numbers = self._told(step) if step.get("n") else ("nothing seen in this step", {})
         numbers |= {"n": step.get("n", 0), "in_all": seen.whole.get("n", 0)}
+        if "heard" in step:
+            numbers["heard"] = 1
         numbers["evidence"] = evidence / limit
         if evidence >= limit:
             reason = f"{told}; odds {_odds(evidence)} : 1 against the challenger"

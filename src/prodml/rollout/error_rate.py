@@ -56,6 +56,7 @@ class ErrorRate(Sequential):
 
     def observe(self, *, canary: bool, ok: bool) -> None:
         """Take in how one request of an arm ended."""
+        self.tally["heard"] = 1
         self._arms.add(self.tally, canary=canary, bad=not ok)
 
     def _bets(self, tally: Tally) -> Sequence[tuple[float, float]]:

@@ -59,6 +59,7 @@ class Floor(Sequential):
 
     def observe(self, *, canary: bool, ok: bool, seconds: float | None = None) -> None:
         """Take in how one request of an arm ended, and how long it took if that is known."""
+        self.tally["heard"] = 1
         if not canary:
             return
         slow = self.seconds is not None and seconds is not None and seconds > self.seconds

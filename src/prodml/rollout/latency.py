@@ -78,6 +78,7 @@ class Latency(Sequential):
         """Take in how long a request of an arm took."""
         if not math.isfinite(seconds):
             return
+        self.tally["heard"] = 1
         if len(self._recent) >= _FIRST:
             self._compare(seconds, canary=canary)
         if not canary:

@@ -46,8 +46,8 @@ class Metric(Sequential):
         Occasions in a step after which a canary that was not shown to be worse is fine.
     read
         Fetches values instead of being told: ``read(since, until)`` returns pairs of arm
-        (``"canary"`` or ``"stable"``) and value.  Each stretch of time is read by one worker,
-        once; while reading fails, nothing goes on.
+        (``"canary"`` or ``"stable"``; others are left out) and value.  Each stretch of time is
+        read by one worker, once; while reading fails, nothing goes on.
     every
         Seconds between two readings.
     lag
@@ -104,6 +104,7 @@ class Metric(Sequential):
     def observe(self, value: float, *, canary: bool) -> None:
         """Take in a value of an arm."""
         value = float(value)
+        self.tally["heard"] = 1
         if math.isnan(value) and not canary:
             return
         if self.compare == "share":

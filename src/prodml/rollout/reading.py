@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from prodml.rollout.analysis import added
+from prodml.rollout.analysis import ARMS, added
 from prodml.rollout.metric import Metric
 from prodml.rollout.record import Record, compact
 
@@ -54,7 +54,9 @@ class Reading:
         fresh = replace(metric)
         try:
             for arm, value in metric.read(since, until) if metric.read else ():
-                fresh.observe(value, canary=arm == "canary")
+                # What was pinned or overridden was not drawn by lot.
+                if arm in ARMS:
+                    fresh.observe(value, canary=arm == "canary")
         except Exception as error:
             # Somebody else's database is no reason to stop judging the rest.
             _LOG.warning("%s could not be read", metric.name, exc_info=True)

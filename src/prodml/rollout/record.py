@@ -55,11 +55,6 @@ class Record:
     steps: tuple[Mapping[str, Any], ...] = ()
     facts: tuple[Mapping[str, Any], ...] = ()
 
-    @property
-    def place(self) -> tuple[RolloutPhase, int]:
-        """Phase and canary step."""
-        return self.state.phase, self.state.step
-
     def encoded(self) -> bytes:
         """The record as JSON."""
         state = self.state

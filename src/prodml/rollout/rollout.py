@@ -74,8 +74,8 @@ class Rollout:
     guards
         Judge the challenger; by default :class:`PairedLoss` and :class:`ErrorRate` with
         their defaults.  One WORSE rolls back; all must be FINE to go on.  A guard that has
-        never been told anything is left out of that, but one of them must have been.  The
-        rollout works on copies.
+        never been told anything is left out of that, but one of them must have been; one
+        that hears of the stable arm alone waits for the canary.  The rollout works on copies.
     calendar
         ``calendar(now)`` returns why nothing may go on at this time (epoch seconds), or None:
         weekends, a release stop.  Harm still rolls back.  If it raises, nothing goes on.
@@ -143,7 +143,7 @@ class Rollout:
     _ticking: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        shares = tuple(self.steps)
+        shares = tuple(map(float, self.steps))
         growing = all(low < high for low, high in zip((0.0, *shares), shares, strict=False))
         if not shares or not growing or shares[-1] > 1.0:
             raise BadConfiguration(f"steps must grow within (0, 1], not {shares}")
@@ -356,7 +356,8 @@ class Rollout:
         if now - state.since < self.step_seconds:
             return f"{now - state.since:.0f} of {self.step_seconds:g} s"
         unread = (f"{name}: {why}" for name, why in self._reading.failed.items())
-        return next(unread, "") or _doubt(findings, self.min_requests)
+        canary = state.phase is RolloutPhase.CANARY
+        return next(unread, "") or _doubt(findings, self.min_requests, canary=canary)
 
     def _closed(self, now: float) -> str:
         try:
@@ -490,8 +491,8 @@ class Rollout:
                 f"the store has a rollout {self.name!r} of {found.state.version!r} over "
                 f"{found.state.stable!r}: give this one another name"
             )
-        # Who moved it was handed the commands of the move.
-        self._told = self._told or found.place != self._record.place
+        # Who moved it was handed the commands of the move; a freeze has none.
+        self._told = self._told or found.orders != self._record.orders
         self._revision = revision
         self._take_up(found)
 
@@ -512,8 +513,13 @@ def _harm(findings: dict[str, Finding]) -> str:
     return next(worse, "")
 
 
-def _doubt(findings: dict[str, Finding], least: int) -> str:
-    asked = {name: f for name, f in findings.items() if f.numbers.get("in_all", 1)}
+def _doubt(findings: dict[str, Finding], least: int, *, canary: bool) -> str:
+    # In shadow there is no second arm to hear of; in a canary step its silence is no good sign.
+    asked = {
+        name: f
+        for name, f in findings.items()
+        if f.numbers.get("in_all", 1) or (canary and "heard" in f.numbers)
+    }
     if not asked:
         return "no guard has been told anything"
     for name, finding in asked.items():

@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from prodml.errors import BadConfiguration
-from prodml.rollout.analysis import Finding, Guardrail, Seen, Sequential, Tally
+from prodml.errors import BadConfiguration, CorruptRecord
+from prodml.rollout.analysis import ARMS, Finding, Guardrail, Seen, Sequential, Tally
 from prodml.rollout.disagreement import Disagreement
 from prodml.rollout.error_rate import ErrorRate
 from prodml.rollout.floor import Floor
@@ -16,8 +16,6 @@ from prodml.rollout.paired_loss import PairedLoss
 from prodml.rollout.record import Eras, compact, joined
 
 __all__ = ["Watch", "full"]
-
-_ARMS: Final = frozenset({"canary", "stable"})
 
 G = TypeVar("G")
 
@@ -59,9 +57,11 @@ class Watch:
 
     def outcome(self, arm: str, *, ok: bool, seconds: float | None) -> None:
         """How a request of an arm ended; other arms are not drawn by lot and are left out."""
-        if arm not in _ARMS:
+        if arm not in ARMS:
             return
         canary = arm == "canary"
+        # Sums are kept as JSON, which knows no number of numpy.
+        seconds = None if seconds is None else float(seconds)
         with self._lock:
             for rate in self._rates:
                 rate.observe(canary=canary, ok=ok)
@@ -73,8 +73,10 @@ class Watch:
 
     def pairs(self, pairs: Iterable[tuple[float, float]]) -> None:
         """Losses (challenger, stable) of requests that both answered."""
+        # Whoever makes them may ask this very rollout, or turn out to be no numbers half way.
+        told = [(float(challenger), float(stable)) for challenger, stable in pairs]
         with self._lock:
-            for challenger, stable in pairs:
+            for challenger, stable in told:
                 for loss in self._losses:
                     loss.observe(challenger, stable)
 
@@ -91,7 +93,7 @@ class Watch:
         if name not in self._metrics:
             known = ", ".join(self._metrics) or "none"
             raise BadConfiguration(f"no guard is a Metric called {name!r}; there are: {known}")
-        if arm in _ARMS:
+        if arm in ARMS:
             with self._lock:
                 self._metrics[name].observe(value, canary=arm == "canary")
 
@@ -115,11 +117,21 @@ class Watch:
                 guard.renew(step=step)
 
     def judge(self, parts: Sequence[Eras]) -> dict[str, Finding]:
-        """What each guard says of the sums of all workers."""
+        """What each guard says of the sums of all workers.
+
+        Raises
+        ------
+        CorruptRecord
+            Some of them are not those of such a guard.
+        """
         found: dict[str, Finding] = {}
         for guard in self.guards:
             seen = Seen(joined(parts, guard.name), self.since)
-            found[guard.name] = guard.judge(seen)
+            try:
+                found[guard.name] = guard.judge(seen)
+            except KeyError as missing:
+                reason = f"its sums lack {missing}: was it another kind of guard in this rollout?"
+                raise CorruptRecord(f"guard {guard.name!r}", reason) from None
         return found
 
     def forget(self) -> None:

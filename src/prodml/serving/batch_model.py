@@ -1,7 +1,7 @@
 """What a batcher may stand in front of, and how rows go in and answers come out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, cast, final
+from typing import Any, Final, Protocol, TypeAlias, cast, final
 
 from prodml._call import Kind, kind_of
 from prodml._call.kinds import refuse_coroutine
@@ -9,6 +9,9 @@ from prodml.errors import BadConfiguration, UnknownVersion
 from prodml.serving.slot import Key
 
 __all__ = ["BatchRoute", "OneModel", "Router", "Stack", "listed", "router_of", "rows_of", "stacker"]
+
+# What can be iterated, but not row by row.
+_COLUMNS: Final = (str, bytes, Mapping)
 
 Stack: TypeAlias = Callable[[list[Any]], Any] | bool
 """How the rows of a batch become what the model takes; True makes one array of them."""
@@ -175,7 +178,7 @@ def rows_of(rows: Any) -> Sequence[Any]:
     >>> rows_of(range(3))
     [0, 1, 2]
     """
-    if isinstance(rows, str | bytes | Mapping) or hasattr(rows, "columns"):
+    if isinstance(rows, _COLUMNS) or hasattr(rows, "columns"):
         raise TypeError(
             f"rows must be a sequence of rows, not {type(rows).__name__}: pass a list or an array"
         )

@@ -1,6 +1,8 @@
 """What a server knows about its versions, and the one way to change it."""
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -16,7 +18,7 @@ State: TypeAlias = Literal["loading", "ready", "unloading"]
 """What a version is at: being loaded and tried, able to answer, or waiting for its requests."""
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
+@dataclass(kw_only=True, slots=True, eq=False, weakref_slot=True)
 class Board:
     """The current table, and what everybody may ask about it; every property is one reading.
 
@@ -35,6 +37,7 @@ class Board:
 
     def __post_init__(self) -> None:
         self._table = Table(name=self.name)
+        _BOARDS.add(self)
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -128,3 +131,19 @@ class Board:
             old = self._table
             self._table = new = edit(old)
         return old, new
+
+    def _after_fork(self) -> None:
+        """Go on in a child process, where nobody ends what other threads have begun."""
+        self._lock = threading.Lock()
+        self._table = self._table.alone()
+
+
+_BOARDS: "weakref.WeakSet[Board]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for board in list(_BOARDS):
+        board._after_fork()  # noqa: SLF001 - its own
+
+
+os.register_at_fork(after_in_child=_after_fork)

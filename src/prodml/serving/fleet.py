@@ -28,7 +28,8 @@ from prodml.serving.traffic import Cohorts, Overrides, Shadows, Variants
 
 __all__ = ["FleetSnapshot", "ServingFleet"]
 
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+# Of dots alone it would be another folder.
+_NAME: Final = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,100}")
 _PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.05
 
@@ -173,7 +174,8 @@ class ServingFleet:
         for what, text in (("name", self.name), ("worker", self.worker)):
             if not _NAME.fullmatch(text):
                 raise BadConfiguration(
-                    f"{what}={text!r} must be 1 to 100 letters, digits, dots, dashes or underscores"
+                    f"{what}={text!r} must be 1 to 100 letters, digits, dots, dashes or "
+                    "underscores, and not dots alone"
                 )
         for what, seconds in (("poll", self.poll), ("patience", self.patience)):
             if not 0.0 < seconds < 3600.0:

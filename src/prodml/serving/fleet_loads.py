@@ -75,7 +75,8 @@ class Loads:
     def _load(self, loader: Callable[[str], Any], version: str) -> None:
         try:
             self._bring(loader, version)
-        except Exception as error:
+        except BaseException as error:
+            # An exit on this thread is a failure, too: nobody else would ever load again.
             self._end(version, error)
         else:
             self._end(version, None)
@@ -88,7 +89,7 @@ class Loads:
         if version not in server.versions:
             raise UnknownVersion(server.name, version, server.versions)
 
-    def _end(self, version: str, error: Exception | None) -> None:
+    def _end(self, version: str, error: BaseException | None) -> None:
         with self._lock:
             self._now = ""
             pause = self._failed.pop(version, ("", 0.0, _SHORTEST / 2.0))[2]

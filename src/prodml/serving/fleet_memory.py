@@ -25,6 +25,7 @@ import threading
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,11 +69,12 @@ class Memory:
     @classmethod
     def at(cls, path: Path, room: int) -> "Memory":
         """The memory at ``path``; if there is none, an empty one of ``room`` bytes."""
-        while True:
+        for _ in range(_TRIES):
             try:
                 return cls(path)
             except FileNotFoundError:
                 _make(path, room)
+        raise StoreUnavailable(str(path), "it is there and is not: a link that leads nowhere?")
 
     def lock(self) -> bool:
         """Keep other processes from writing; return whether they are kept now.
@@ -297,7 +299,7 @@ class HostPlace:
             path = self._folder / f"{worker}.beat"
             if self._beat is None or _inode(path) != self._beat.inode:
                 self._beat = Memory.at(path, _PAGE)
-            self._beat.write(member.encoded(self._clock.time())[: self._beat.room])
+            self._beat.write(_said(member, self._clock.time(), self._beat.room))
 
     def leave(self, worker: str) -> None:
         """Let ``worker`` be no more."""
@@ -381,6 +383,18 @@ class HostPlace:
                 raise StoreUnavailable(self.where, "somebody else holds its lock")
             else:
                 self._clock.sleep(0.001)
+
+
+def _said(member: Member, at: float, room: int) -> bytes:
+    """What ``member`` says, with as much of its reason as there is room for.
+
+    Cut anywhere else it would be no word at all, and its worker be taken for dead.
+    """
+    said = member.encoded(at)
+    while len(said) > room and member.cannot:
+        member = replace(member, cannot=member.cannot[: len(member.cannot) // 2])
+        said = member.encoded(at)
+    return said[:room]
 
 
 def _inode(path: Path | int) -> tuple[int, int] | None:

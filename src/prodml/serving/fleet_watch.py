@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from prodml.errors import ProdmlError
 from prodml.serving.fleet_record import Member
 
 __all__ = ["Ear", "Ears", "Glance", "Place"]
@@ -124,8 +123,8 @@ class Ears:
         if self._woken in rung:
             os.read(self._woken, 4096)
         for where, ear in list(self._ears.items()):
-            if ear.fileno() in rung and not ear.drain():
-                self._ears.pop(where).close()
+            if ear.fileno() in rung and not _drained(ear):
+                _close(self._ears.pop(where))
 
     def attend(self, worker: str, *, anew: bool = False) -> None:
         """Listen wherever nobody listens yet, or ``anew`` everywhere."""
@@ -134,8 +133,9 @@ class Ears:
             if ear is not None and not anew and ear.alive():
                 continue
             if ear is not None:
-                self._ears.pop(place.where).close()
-            with suppress(OSError, ProdmlError):
+                _close(self._ears.pop(place.where))
+            # Without an ear there is still the poll.
+            with suppress(Exception):
                 ear = place.listen(worker)
                 if ear is not None:
                     self._ears[place.where] = ear
@@ -153,7 +153,21 @@ class Ears:
         was, self._open = self._open, False
         ears, self._ears = self._ears, {}
         for ear in ears.values():
-            with suppress(OSError):
-                ear.close(ours=ours)
+            _close(ear, ours=ours)
         for handle in (self._woken, self._waking) if was else ():
             os.close(handle)
+
+
+# Ears may be somebody else's: what they raise must not end the thread that follows.
+
+
+def _close(ear: Ear, *, ours: bool = True) -> None:
+    with suppress(Exception):
+        ear.close(ours=ours)
+
+
+def _drained(ear: Ear) -> bool:
+    try:
+        return ear.drain()
+    except Exception:
+        return False

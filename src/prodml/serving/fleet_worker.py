@@ -94,7 +94,10 @@ class FleetWorker:
 
     def catch_up(self) -> None:
         """Apply what the memory of this host has; never waits, never raises."""
-        if not self.started:
+        if self.closed:
+            # The thread may have been looking about just then.
+            self.glance.rest()
+        elif not self.started:
             self._quietly(self._begin)
         elif self._applying.acquire(blocking=False):
             try:
@@ -242,9 +245,12 @@ class FleetWorker:
             return
         value, revision = host.read()
         found = self._decoded(value, host)
-        if found is None or found.birth != held.birth or held.newer(found):
+        foreign = found is not None and found.birth != held.birth
+        if found is None or foreign or held.newer(found):
             host.commit(held.encoded(), revision)
-            host.nudge()
+            # Two fleets that were given one folder would else wake each other without end.
+            if not foreign:
+                host.nudge()
 
     def _beat(self) -> None:
         if self._server is not None and not self.closed:

@@ -114,7 +114,7 @@ class Golden:
             agree, distance = apart(expected, answer, rtol=self.rtol, atol=self.atol)
             if not agree:
                 wrong.append(Mismatch(row, expected, answer, distance))
-        if len(wrong) > self.allowed * len(known):
+        if len(wrong) / len(known) > self.allowed:
             wrong.sort(key=lambda mismatch: -mismatch.apart)
             raise GoldenMismatch(self._sentence(wrong), tuple(wrong[:_TOLD]))
 

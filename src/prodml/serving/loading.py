@@ -222,13 +222,14 @@ class Loading(Board):
     # -- coming -------------------------------------------------------------------------
 
     def _load_steps(self, version: str, model: Any, warm_up: Iterable[Any], check: Any) -> Steps:
-        self._swap(lambda table: table.reserved(version))
+        self._swap(lambda table: table.reserved(version, model))
         with self._arriving(version):
             slot = Slot.of(version, model)
             _, error = yield from _proof(slot, warm_up, check)
             if error is not None:
                 raise error
             self._arrive(slot)
+        self._tell_arrival(version)
         return None, None
 
     def _load_behind(
@@ -240,8 +241,11 @@ class Loading(Board):
         future: "Future[str]",
     ) -> None:
         made: list[Any] = []
+        # The thread has the context of whoever gave the command, but not his deadline.
+        CURRENT.set(None)
         try:
             self._make(version, factory, warm_up, check, made)
+            self._tell_arrival(version)
         except BaseException as error:
             # A traceback keeps what its frames have seen, and somebody may keep the future.
             traceback.clear_frames(error.__traceback__)
@@ -262,8 +266,10 @@ class Loading(Board):
             made.append(factory())
             slot = Slot.of(version, made[0])
             walk = run if slot.synchronous else _in_own_loop
-            walk(_unhurried(_proof(slot, warm_up, check)))
+            walk(_proof(slot, warm_up, check))
             self._arrive(slot)
+        # From here on it is the server's.
+        made.clear()
 
     @contextmanager
     def _arriving(self, version: str) -> Generator[None]:
@@ -272,6 +278,8 @@ class Loading(Board):
             yield
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, GeneratorExit):
+                reason = "abandoned: cancelled, interrupted, or async and not awaited"
             self._change(lambda table: table.unreserved(version), "refused", version, reason)
             at = self.clock.time()
             self.events.emit(ModelRefused(at=at, source=self.name, version=version, reason=reason))
@@ -279,16 +287,19 @@ class Loading(Board):
 
     def _arrive(self, slot: Slot) -> None:
         self._change(lambda table: table.with_slot(slot), "loaded", slot.version)
-        at = self.clock.time()
-        self.events.emit(ModelLoaded(at=at, source=self.name, version=slot.version))
+
+    def _tell_arrival(self, version: str) -> None:
+        """State that a version is loaded: whatever comes of that, it is."""
+        self.events.emit(ModelLoaded(at=self.clock.time(), source=self.name, version=version))
 
     def _discard(self, made: list[Any]) -> None:
         """Close what a factory has made in vain."""
         if made:
             farewell = watch(made[0])
             try:
-                run(_unhurried(_close_steps(made.pop())), self.clock)
-            except Exception:
+                run(_close_steps(made.pop()), self.clock)
+            except BaseException:
+                # Also one that is told to exit: somebody waits for the future.
                 _LOG.exception("%s could not close a refused model", self.name)
             farewell.give_back()
 
@@ -303,10 +314,7 @@ class Loading(Board):
         if farewell is not None:
             told, _ = yield Invoke(farewell.give_back, timeout=_TRIM_SECONDS)
             returned, held = told or (None, False)
-            at = self.clock.time()
-            self.events.emit(
-                ModelUnloaded(at=at, source=self.name, version=version, returned=returned)
-            )
+            self._tell_departure(version, returned)
         return Unloaded(version, waited, returned, held), error
 
     def _farewell_steps(self, version: str, timeout: float | None, began: float) -> Steps:
@@ -330,11 +338,20 @@ class Loading(Board):
                 closed = None if _is_shared(slot, new) else slot.model
                 del old, new
                 farewell = watch(slot.model)
-                _, error = yield from _close_steps(closed)
+                try:
+                    _, error = yield from _close_steps(closed)
+                except BaseException:
+                    # Interrupted in its close, it has gone all the same.
+                    self._tell_departure(version, None)
+                    raise
                 return farewell, error
             # Somebody else has closed it, or has given up waiting and put it back.
             if new.slots.get(version) is not slot:
                 return None, None
+
+    def _tell_departure(self, version: str, returned: int | None) -> None:
+        at = self.clock.time()
+        self.events.emit(ModelUnloaded(at=at, source=self.name, version=version, returned=returned))
 
     def _keep(self, slot: Slot, reason: str) -> None:
         self._change(lambda table: table.kept(slot), "kept", slot.version, reason)
@@ -380,9 +397,9 @@ def _proof(slot: Slot, warm_up: Iterable[Any], check: Any) -> Steps:
 
 
 def _is_shared(slot: Slot, table: Table) -> bool:
-    """Whether another version serves the same model."""
-    others = (*table.slots.values(), *table.draining.values())
-    return any(other.model is slot.model for other in others)
+    """Whether another version serves the same model, or is about to."""
+    others = [other.model for other in (*table.slots.values(), *table.draining.values())]
+    return any(model is slot.model for model in (*others, *table.loading.values()))
 
 
 def _close_steps(model: Any) -> Steps:

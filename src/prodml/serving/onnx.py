@@ -26,7 +26,7 @@ class OnnxModel:
         Name of the output that is the answer; by default the first.
     features
         Names of the columns, in the order of training, for models with one input of shape
-        (n, columns): rows may then be mappings, which lose their order nowhere else.
+        (n, columns): rows may then be mappings, or a frame with its columns in any order.
 
     Raises
     ------
@@ -81,17 +81,23 @@ class OnnxModel:
         """
         if self._features is not None and isinstance(features, Mapping):
             return self._run([[features[name] for name in self._features]])[0]
-        return self._run(features)
+        return self._run(self._in_order(features))
 
     def predict_batch(self, rows: Any) -> Any:
         """Answers for an array whole, or for a sequence of rows stacked into one."""
         if self._features is not None and not hasattr(rows, "shape"):
             rows = [[row[name] for name in self._features] for row in rows]
-        return self._run(rows)
+        return self._run(self._in_order(rows))
 
     def close(self) -> None:
         """Let the session go, and with it the memory of the model."""
         self.session = None
+
+    def _in_order(self, rows: Any) -> Any:
+        """Columns of a frame as the model was trained on them, whatever order they come in."""
+        if self._features is None or not hasattr(rows, "columns"):
+            return rows
+        return rows[list(self._features)]
 
     def _run(self, features: Any) -> Any:
         import numpy as np

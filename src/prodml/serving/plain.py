@@ -48,17 +48,24 @@ def with_data(table: Table, data: Mapping[str, Any]) -> Table:
             f"routing of {table.name} must name a 'default' and may have "
             f"{', '.join(sorted(known))}; not {', '.join(odd) or list(data)}"
         )
+    default = data["default"]
+    if default is not None and not isinstance(default, str):
+        raise BadConfiguration(
+            f"default of {table.name} must be a version or None, not {default!r}"
+        )
+    if isinstance(data.get("past"), str):
+        raise BadConfiguration(f"past of {table.name} must be a list, not {data['past']!r}")
     try:
         quarantined = MappingProxyType({str(v): str(why) for v, why in _pairs(data)})
-        past = tuple(map(str, data.get("past", _past(table, data["default"]))))
+        past = tuple(map(str, data.get("past", _past(table, default))))
         traffic = Traffic.from_data(data)
     except (AttributeError, TypeError, ValueError) as error:
         if isinstance(error, BadConfiguration):
             raise
         raise BadConfiguration(f"routing of {table.name} cannot be read: {error}") from error
     bare = replace(table, default=None, traffic=Traffic(), quarantined=quarantined)
-    if data["default"] is not None:
-        bare = bare.with_default(data["default"])
+    if default is not None:
+        bare = bare.with_default(default)
     new = replace(bare, past=past).with_traffic(traffic)
     # Whoever hears the same again has nothing to change, and nothing for the history.
     return table if as_data(new) == known else new

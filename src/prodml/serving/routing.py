@@ -32,7 +32,7 @@ from zlib import crc32
 from prodml.clock import utc
 from prodml.errors import BadConfiguration, UnknownVersion
 from prodml.serving.slot import Key, Route, Slot, require_version
-from prodml.serving.split import Split, key_bytes
+from prodml.serving.split import NOT_ZERO, Split, key_bytes
 from prodml.serving.traffic import Traffic
 
 __all__ = ["Change", "Headers", "Key", "Table"]
@@ -93,7 +93,7 @@ class Table:
     name: str
     slots: Mapping[str, Slot] = field(default_factory=_empty)
     draining: Mapping[str, Slot] = field(default_factory=_empty)
-    loading: frozenset[str] = frozenset()
+    loading: Mapping[str, Any] = field(default_factory=_empty)
     default: str | None = None
     past: tuple[str, ...] = ()
     traffic: Traffic = field(default_factory=Traffic)
@@ -157,9 +157,9 @@ class Table:
             # ``Split.by_key`` spelt out.
             multiplier, limit, canary, stable = sticky
             try:
-                hashed = crc32(key.encode())
+                hashed = crc32(key.encode()) or NOT_ZERO
             except UnicodeEncodeError:
-                hashed = crc32(key_bytes(key))
+                hashed = crc32(key_bytes(key)) or NOT_ZERO
             return canary if hashed * multiplier & 0xFFFFFFFF < limit else stable
         if version is not None or self.stable is None:
             raise self.unknown("(default)" if version is None else version)
@@ -211,27 +211,30 @@ class Table:
 
     # -- versions -----------------------------------------------------------------------
 
-    def reserved(self, version: str) -> "Table":
+    def reserved(self, version: str, model: Any = None) -> "Table":
         """Note that ``version`` is about to be loaded, so that nobody else begins the same."""
         require_version(version)
         if version in self.slots or version in self.draining or version in self.loading:
             verb = "is already loading" if version in self.loading else "has already loaded"
+            first = "unload it first"
+            if version in self.draining:
+                verb, first = "is still unloading", "wait until its requests have ended"
             raise BadConfiguration(
-                f"{self.name} {verb} version {version!r}: unload it first, "
+                f"{self.name} {verb} version {version!r}: {first}, "
                 "or give the new model a version of its own (caches and logs go by version)"
             )
-        return replace(self, loading=self.loading | {version})
+        return replace(self, loading=_with(self.loading, version, model))
 
     def unreserved(self, version: str) -> "Table":
         """Forget that ``version`` was about to be loaded."""
-        return replace(self, loading=self.loading - {version})
+        return replace(self, loading=_less(self.loading, version))
 
     def with_slot(self, slot: Slot) -> "Table":
         """Make a version routable."""
         return replace(
             self,
             slots=_with(self.slots, slot.version, slot),
-            loading=self.loading - {slot.version},
+            loading=_less(self.loading, slot.version),
         )
 
     def without(self, version: str) -> "Table":
@@ -260,6 +263,14 @@ class Table:
             return self
         return self.drained(slot).with_slot(slot)
 
+    def alone(self) -> "Table":
+        """Forget requests, loads and unloads of other threads, which a forked child has not.
+
+        What this thread itself is inside of keeps its mark on the slot that it knows.
+        """
+        slots = {v: replace(slot, busy=[]) for v, slot in {**self.slots, **self.draining}.items()}
+        return replace(self, slots=MappingProxyType(slots), draining=_EMPTY, loading=_EMPTY)
+
     # -- traffic ------------------------------------------------------------------------
 
     def with_default(self, version: str) -> "Table":
@@ -280,9 +291,6 @@ class Table:
             self._require(version)
             if version == self.default and (version in traffic.canary or version in traffic.shadow):
                 raise BadConfiguration(f"version {version!r} is the default already")
-        for version in traffic.shadow:
-            if not self.slots[version].synchronous:
-                raise BadConfiguration(f"shadow version {version!r} is async; shadows are called")
         return replace(self, traffic=traffic)
 
     def rolled_back(self, version: str, reason: str) -> "Table":

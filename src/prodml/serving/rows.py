@@ -1,9 +1,39 @@
 """Parts of a batch: picked out, answered apart, put together again."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-__all__ = ["merge", "take"]
+from prodml.errors import RejectedAnswer
+from prodml.serving.batch_model import listed
+
+__all__ = ["merge", "miscounted", "take"]
+
+_UNCOUNTED: Final = (str, bytes, Mapping)
+
+
+def miscounted(answers: Any, rows: int, version: str, *, part: bool) -> RejectedAnswer | None:
+    """What is wrong with the number of ``answers`` that ``version`` gave to ``rows``.
+
+    The answers to ``part`` of a batch must be a sequence, one a row.  A whole batch is left
+    as it is where its answers cannot be counted: a mapping of outputs by name, say.
+
+    Examples
+    --------
+    >>> print(miscounted([0.1], 2, "v1", part=False))
+    answer rejected: version 'v1' gave 1 answers for 2 rows
+    """
+    # Nearly always; a list says so fastest.
+    if type(answers) is list and len(answers) == rows:
+        return None
+    told: Any = listed(answers) if part else answers
+    if part and told is None:
+        return RejectedAnswer(f"version {version!r} gave no sequence of answers", answers)
+    if isinstance(told, _UNCOUNTED) or not hasattr(told, "__len__"):
+        return None
+    count = 1 if getattr(told, "shape", True) == () else len(told)
+    if count == rows:
+        return None
+    return RejectedAnswer(f"version {version!r} gave {count} answers for {rows} rows", answers)
 
 
 def take(rows: Any, places: Sequence[int]) -> Any:

@@ -12,7 +12,7 @@ from prodml.errors import BadConfiguration
 from prodml.serving.diffs import ShadowDiff
 from prodml.serving.lease import Lease
 from prodml.serving.reply import BatchReply, Reply
-from prodml.serving.rows import merge, take
+from prodml.serving.rows import merge, miscounted, take
 from prodml.serving.shadow import Shadow, ShadowStats
 from prodml.serving.slot import Arm, Key, Route
 from prodml.serving.versions import Versions
@@ -58,6 +58,8 @@ class VersionedModelServer(Versions):
     ``apredict_batch``, ``close``, ``aclose`` if it has them), a callable, an estimator of
     scikit-learn, or a session of ONNX Runtime.  In-flight accounting is proven in
     ``prodml.serving.routing``.
+    A forked child has the versions and the routing, and none of the requests, loads and
+    unloads that other threads of its parent had begun.
 
     Examples
     --------
@@ -177,6 +179,15 @@ class VersionedModelServer(Versions):
         sequence of n_rows answers
             What the model returned if one version answered all; otherwise an array if
             every version returned arrays, else a list.
+
+        Raises
+        ------
+        UnknownVersion
+            As for :meth:`predict`.
+        RejectedAnswer
+            A version did not give one answer a row.
+        ValueError
+            Not one key a row.
         """
         return self.call_batch(rows, version, keys).value
 
@@ -414,6 +425,9 @@ class VersionedModelServer(Versions):
             for route, places in groups:
                 own = rows if len(groups) == 1 else take(rows, places)
                 answers, error = yield from route.batch_steps(own)
+                if error is None:
+                    split = len(groups) > 1
+                    error = miscounted(answers, len(places), route.version, part=split)
                 if error is not None:
                     return None, error
                 parts.append((places, answers))
@@ -436,8 +450,13 @@ class VersionedModelServer(Versions):
     ) -> list[tuple[Route, list[int]]]:
         if keys is not None and len(keys) != rows:
             raise ValueError(f"{len(keys)} keys for {rows} rows")
-        if keys is None or version is not None or self._table.whole is not None:
-            return [(self.resolve(version, key, headers), list(range(rows)))]
+        whole = self._table.whole
+        if keys is None or version is not None or whole is not None:
+            route = self.resolve(version, key, headers)
+            if keys is None or version is not None or route is whole:
+                return [(route, list(range(rows)))]
+            # Traffic has been split meanwhile: the keys decide after all.
+            route.release()
         # By version and arm: the table may be replaced in the middle of this loop.
         groups: dict[tuple[str, Arm], tuple[Route, list[int]]] = {}
         try:

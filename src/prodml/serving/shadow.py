@@ -2,14 +2,17 @@
 
 import copy
 import math
+import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
-from typing import Any, final
+from typing import Any, NamedTuple, Self, final
 
+from prodml._call import Invoke, Steps, arun
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration, RejectedAnswer, UnknownVersion
 from prodml.events import EVENTS, ShadowScored, Stream
@@ -23,7 +26,9 @@ __all__ = ["Shadow", "ShadowStats", "weight"]
 _TALLIES = 8
 # Rows that weigh more are not kept with a difference.
 _KEPT_ROW = 64 * 2**10
-_SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
+# To ask a number for its size takes longer than to guess it.
+_FIXED = frozenset({int, float, bool, type(None)})
+_SIZED = frozenset({str, bytes, dict, list, tuple})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +56,7 @@ class ShadowStats:
         return self.offered - self.scored - self.failed - self.dropped
 
 
-# Not frozen: one is made on the request path, and freezing would triple its price.
-@dataclass(slots=True, eq=False)
-class _Copy:
+class _Copy(NamedTuple):
     """One answered request, or a batch of ``rows`` of them, for one shadow version."""
 
     version: str
@@ -67,6 +70,10 @@ class _Copy:
     at: float
 
 
+# As ``_Copy(...)``, in one call: copies are made on the request path.
+_copied = partial(tuple.__new__, _Copy)
+
+
 @final
 @dataclass(kw_only=True, slots=True, eq=False)
 class Shadow:
@@ -76,6 +83,8 @@ class Shadow:
     copy and ends after ``idle`` seconds without work.  When ``size`` rows or ``most`` bytes
     wait, new ones are dropped and counted; so are those that have waited ``age`` seconds.
     What a shadow version raises is a number and a fact, never the request's problem.
+    A shadow that is awaited runs one copy after another in an event loop of that thread, so
+    its clients (sessions, connections) must not belong to the loop that serves.
 
     Parameters
     ----------
@@ -83,7 +92,8 @@ class Shadow:
         ``server.resolve``: counts the request into the version and returns its route.
     inline
         Score at once on the calling thread: for simulations and notebooks, where order
-        matters more than latency.
+        matters more than latency.  A shadow that is awaited then fails inside a running
+        event loop.
     rtol, atol
         Answers agree within ``atol + rtol * abs(stable)``.
 
@@ -118,10 +128,12 @@ class Shadow:
     _bytes: int = field(default=0, init=False, repr=False)
     _counts: dict[str, int] = field(init=False, repr=False)
     _tallies: dict[str, Tally] = field(default_factory=dict[str, Tally], init=False, repr=False)
-    _changed: threading.Condition = field(
-        default_factory=threading.Condition, init=False, repr=False
-    )
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _changed: threading.Condition = field(init=False, repr=False)
+    # Whether somebody waits for a change: the worker without work, or who drains.
+    _heard: int = field(default=0, init=False, repr=False)
     _thread: threading.Thread | None = field(default=None, init=False, repr=False)
+    _process: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, setting in (("size", "shadow_size"), ("most", "shadow_bytes")):
@@ -133,6 +145,8 @@ class Shadow:
                     f"shadow_{name} must be 0 or more, not {getattr(self, name)!r}"
                 )
         self._counts = dict.fromkeys(("offered", "scored", "failed", "dropped"), 0)
+        # The request path takes the bare lock: the condition's own methods are of Python.
+        self._changed = threading.Condition(self._lock)
 
     def offer(
         self,
@@ -158,78 +172,99 @@ class Shadow:
                 if not self.inline and self._rows + rows > self.size:
                     self._drop(rows)
                     continue
-                stable = _answers(value, rows, batch=batch)
+                stable = _answers(value, rows) if batch else value
                 size = weight(features) + weight(value)
                 kept = copy.copy(features)
                 now = self.clock.monotonic()
                 item = (version, kept, stable, route.version, request_ids, rows, batch, size, now)
-                self._put(_Copy(*item))
+                self._put(_copied(item))
             except Exception:
                 self._drop(rows)
 
     def stats(self) -> ShadowStats:
         """Counters since the start."""
-        with self._changed:
+        with self._lock:
             return ShadowStats(**self._counts)
 
     def diffs(self) -> dict[str, ShadowDiff]:
         """Comparison by shadow version, of the last eight."""
-        with self._changed:
+        with self._lock:
             return {version: tally.diff() for version, tally in self._tallies.items()}
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until nothing is waiting, at most ``timeout`` seconds; return whether so."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._rows, timeout)
+        with self._lock:
+            return self._wait(lambda: not self._rows, timeout)
 
     # -- the queue ----------------------------------------------------------------------
 
     def _put(self, item: _Copy) -> None:
         if self.inline:
             self._count("offered", rows=item.rows)
-            self._score(item)
+            with _Loop() as loop:
+                self._score(item, loop)
             return
-        with self._changed:
-            if self._bytes + item.size > self.most:
-                self._drop(item.rows)
+        with self._lock:
+            if self._bytes + item.size <= self.most:
+                # A thread that a fork left behind counts as none.
+                if self._thread is None or self._process != os.getpid():
+                    self._start()
+                self._counts["offered"] += item.rows
+                self._rows += item.rows
+                self._bytes += item.size
+                self._waiting.append(item)
+                if self._heard:
+                    self._changed.notify_all()
                 return
-            # A thread that a fork left behind or that died counts as none.
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._work, name=f"{self.name}-shadow", daemon=True
-                )
-                self._thread.start()
-            self._counts["offered"] += item.rows
-            self._rows += item.rows
-            self._bytes += item.size
-            self._waiting.append(item)
-            self._changed.notify_all()
+        self._drop(item.rows)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"{self.name}-shadow", daemon=True)
+        thread.start()
+        self._thread, self._process = thread, os.getpid()
 
     def _work(self) -> None:
-        while (item := self._next()) is not None:
-            try:
-                if self.clock.monotonic() - item.at > self.age:
-                    self._count("dropped", rows=item.rows)
-                else:
-                    self._score(item)
-            finally:
-                with self._changed:
-                    self._rows -= item.rows
-                    self._bytes -= item.size
-                    self._changed.notify_all()
-                # Nothing of the request may stay alive in an idle thread.
-                del item
+        with _Loop() as loop:
+            while (item := self._next()) is not None:
+                # Only what is no ``Exception`` ends the thread; the next copy starts another.
+                over = True
+                try:
+                    if self.clock.monotonic() - item.at > self.age:
+                        self._count("dropped", rows=item.rows)
+                    else:
+                        self._score(item, loop)
+                    over = False
+                finally:
+                    with self._lock:
+                        self._rows -= item.rows
+                        self._bytes -= item.size
+                        if over:
+                            self._counts["failed"] += item.rows
+                            self._thread = None
+                        if self._heard:
+                            self._changed.notify_all()
+                    # Nothing of the request may stay alive in an idle thread.
+                    del item
 
     def _next(self) -> _Copy | None:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._waiting, self.idle):
+        with self._lock:
+            if not self._waiting and not self._wait(lambda: self._waiting, self.idle):
                 self._thread = None
                 return None
             return self._waiting.popleft()
 
+    def _wait(self, ready: Callable[[], Any], timeout: float | None) -> bool:
+        self._heard += 1
+        try:
+            return bool(self._changed.wait_for(ready, timeout))
+        finally:
+            self._heard -= 1
+
     # -- scoring ------------------------------------------------------------------------
 
-    def _score(self, item: _Copy) -> None:
+    def _score(self, item: _Copy, loop: "_Loop") -> None:
+        if not item.batch:
+            item = item._replace(stable=(item.stable,))
         try:
             route = self.borrow(item.version)
         except UnknownVersion:
@@ -239,18 +274,17 @@ class Shadow:
         answers: Sequence[Any] = [None] * item.rows
         error = None
         try:
-            ask = route.predict_batch if item.batch else route.predict
-            answers = _answers(ask(item.features), item.rows, batch=item.batch)
+            answers = _asked(route, item, loop)
         except Exception as raised:
             error = raised
         finally:
             route.release()
         latency_ms = (self.clock.monotonic() - started) * 1e3 / item.rows
         self._compare(item, route, answers, error is not None, latency_ms)
-        # After the comparison, so that whoever counts finds it there.
-        self._count("scored" if error is None else "failed", rows=item.rows)
         if self.events.wants(ShadowScored):
             self._state(item, answers, error, latency_ms)
+        # Last, so that whoever counts finds the comparison there.
+        self._count("scored" if error is None else "failed", rows=item.rows)
 
     def _compare(
         self, item: _Copy, route: Route, answers: Sequence[Any], failed: bool, latency_ms: float
@@ -259,7 +293,7 @@ class Shadow:
         found = [self._apart(stable, value) for stable, value in pairs]
         rows = item.features if item.batch else [item.features]
         keep = item.size <= _KEPT_ROW * item.rows
-        with self._changed:
+        with self._lock:
             tally = self._tally(route)
             tally.failed += item.rows if failed else 0
             for place, (agree, distance) in enumerate(found):
@@ -307,12 +341,55 @@ class Shadow:
             )
 
     def _count(self, *what: str, rows: int) -> None:
-        with self._changed:
+        with self._lock:
             for name in what:
                 self._counts[name] += rows
 
     def _drop(self, rows: int) -> None:
         self._count("offered", "dropped", rows=rows)
+
+
+class _Loop:
+    """An event loop for the shadows that are awaited, made when the first one comes."""
+
+    __slots__ = ("_runner",)
+
+    def __init__(self) -> None:
+        self._runner: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._runner is not None:
+            self._runner.close()
+
+    def run(self, steps: Steps) -> Any:
+        """Walk to the end, as awaiting callers do."""
+        if self._runner is None:
+            from asyncio import Runner
+
+            self._runner = Runner()
+        walk = arun(steps)
+        try:
+            return self._runner.run(walk)
+        finally:
+            # One that a running loop refused has never begun.
+            walk.close()
+
+
+def _asked(route: Route, item: _Copy, loop: _Loop) -> Sequence[Any]:
+    if item.batch:
+        if route.slot.synchronous:
+            return _answers(route.predict_batch(item.features), item.rows)
+        return _answers(loop.run(route.batch_steps(item.features)), item.rows)
+    if route.slot.synchronous:
+        return (route.predict(item.features),)
+    return (loop.run(_single(route, item.features)),)
+
+
+def _single(route: Route, features: Any) -> Steps:
+    return (yield Invoke(route.predict, (features,), acall=route.apredict))
 
 
 def weight(value: Any) -> int:
@@ -323,18 +400,23 @@ def weight(value: Any) -> int:
     >>> weight(b"12345") < weight({"a": b"12345", "b": b"12345"})
     True
     """
-    if type(value) in _SCALARS:
-        return sys.getsizeof(value)
+    kind = type(value)
+    if kind in _FIXED:
+        return 32
+    size = _flat(value)
     parts: Any = ()
     if isinstance(value, dict):
         parts = value.values()
     elif isinstance(value, list | tuple):
         parts = value
-    return _flat(value) + sum([_flat(part) for part in parts])
+    for part in parts:
+        kind = type(part)
+        size += 32 if kind in _FIXED else 56 + len(part) if kind is str else _flat(part)
+    return size
 
 
 def _flat(value: Any) -> int:
-    if type(value) in _SCALARS:
+    if type(value) in _SIZED:
         return sys.getsizeof(value)
     size = getattr(value, "nbytes", None)
     if isinstance(size, int):
@@ -352,8 +434,8 @@ def _at(request_ids: Sequence[str], place: int) -> str:
     return request_ids[place] if place < len(request_ids) else ""
 
 
-def _answers(values: Any, rows: int, *, batch: bool) -> Sequence[Any]:
-    answers = list(values) if batch else [values]
+def _answers(values: Any, rows: int) -> Sequence[Any]:
+    answers = list(values)
     if len(answers) != rows:
         raise RejectedAnswer(f"{len(answers)} answers for {rows} rows")
     return answers

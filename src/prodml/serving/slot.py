@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from prodml._call import Invoke, Kind, Steps, kind_of
+from prodml._call.kinds import AsyncInSync
 from prodml.errors import BadConfiguration
 from prodml.serving.onnx import adapted
 
@@ -110,7 +111,7 @@ def _single(batch: Any, row: Any) -> Any:
 
 
 def _refuse(version: str, features: Any) -> Any:  # noqa: ARG001
-    raise TypeError(f"the model of version {version!r} is async: use apredict")
+    raise AsyncInSync(f"the model of version {version!r} is async: use apredict")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

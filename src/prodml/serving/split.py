@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
+from typing import Final
 from zlib import crc32
 
 from prodml.serving.slot import Key, Route
 
-__all__ = ["Split", "key_bytes"]
+__all__ = ["NOT_ZERO", "Split", "key_bytes"]
 
 _UNIT = 2**32
+# Stands in for a hash of 0, that of the empty key, which times anything is 0: in every arm.
+NOT_ZERO: Final = 0x9E3779B9
 
 
 def key_bytes(key: Key) -> bytes:
@@ -72,9 +75,9 @@ class Split:
     def by_key(self, key: Key) -> Route:
         """Always the same route for the same ``key``."""
         try:
-            hashed = crc32(key.encode())  # type: ignore[union-attr]
+            hashed = crc32(key.encode()) or NOT_ZERO  # type: ignore[union-attr]
         except (AttributeError, UnicodeEncodeError):
-            hashed = crc32(key_bytes(key))
+            hashed = crc32(key_bytes(key)) or NOT_ZERO
         for route, multiplier, limit in self.arms:
             if hashed * multiplier & 0xFFFFFFFF < limit:
                 return route

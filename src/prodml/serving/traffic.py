@@ -62,6 +62,10 @@ class Traffic:
         self, canary: Mapping[str, float], variants: Variants, shadow: Shadows, salt: str
     ) -> "Traffic":
         """Replace the split and the shadows; overrides and cohorts stay."""
+        for what, shares in (("canary", canary), ("variants", variants)):
+            _check_mapping(what, shares)
+        if not isinstance(salt, str):
+            raise BadConfiguration(f"salt must be text, not {salt!r}")
         arms = {name: _pair(name, arm, "share") for name, arm in variants.items()}
         _check_names("variant", variants, taken=self.cohorts)
         _check_shares([*canary.items(), *((name, share) for name, (_, share) in arms.items())])
@@ -82,6 +86,7 @@ class Traffic:
         if overrides is not None:
             new = replace(new, overrides=_headers(overrides))
         if cohorts is not None:
+            _check_mapping("cohorts", cohorts)
             _check_names("cohort", cohorts, taken=self.variants)
             members = {name: _cohort(name, given) for name, given in cohorts.items()}
             new = replace(new, cohorts=MappingProxyType(members))
@@ -175,10 +180,19 @@ def _less(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _shadows(shadow: Shadows) -> Mapping[str, float]:
     if isinstance(shadow, str):
         raise BadConfiguration(f"shadow must be a list of versions, not the text {shadow!r}")
+    if not isinstance(shadow, Iterable):
+        raise BadConfiguration(f"shadow must be a list of versions, not {shadow!r}")
     return shadow if isinstance(shadow, Mapping) else dict.fromkeys(shadow, 1.0)
 
 
 def _headers(overrides: Overrides) -> Overrides:
+    _check_mapping("overrides", overrides)
+    for name, by_value in overrides.items():
+        _check_mapping(f"overrides of the header {name!r}", by_value)
+        texts: list[object] = [name, *by_value]
+        odd = [text for text in texts if not isinstance(text, str)]
+        if odd:
+            raise BadConfiguration(f"headers and their values must be text, not {odd[0]!r}")
     # Header names are the same whatever their case; values are not.
     return MappingProxyType(
         {
@@ -214,6 +228,11 @@ def _text(version: object, where: str) -> str:
     if not isinstance(version, str):
         raise BadConfiguration(f"{where!r} must lead to a version, not to {version!r}")
     return version
+
+
+def _check_mapping(what: str, given: object) -> None:
+    if not isinstance(given, Mapping):
+        raise BadConfiguration(f"{what} must be a mapping, not {given!r}")
 
 
 def _check_names(what: str, names: Iterable[object], *, taken: Mapping[str, object]) -> None:

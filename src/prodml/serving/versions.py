@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prodml._workers import WORKERS
-from prodml.errors import BadConfiguration
+from prodml.errors import BadConfiguration, Rejected
 from prodml.events import (
     DefaultVersionChanged,
     Event,
@@ -226,7 +226,11 @@ class Versions(Loading):
         """Unload earlier defaults beyond those that are kept, behind everybody's back."""
         if self.keep is not None:
             for version in _spare(self._table, self.keep):
-                WORKERS.submit(self._retire, (version,), {})
+                try:
+                    WORKERS.submit(self._retire, (version,), {})
+                except (RuntimeError, Rejected):
+                    # No thread is to be had: the next change of the default tries again.
+                    _LOG.warning("%s has not retired version %r", self.name, version, exc_info=True)
 
     def _retire(self, version: str) -> None:
         try:

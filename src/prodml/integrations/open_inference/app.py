@@ -1,5 +1,7 @@
 """The ASGI application: finds the call, lets it be carried out, tells how it ended."""
 
+import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -8,6 +10,7 @@ from typing import Any, final
 
 from prodml._settings import size_of
 from prodml.clock import SYSTEM_CLOCK, Clock
+from prodml.errors import BadConfiguration
 from prodml.integrations.open_inference.calls import Answer, Call, Calls
 from prodml.integrations.open_inference.endpoint import Endpoint, named
 from prodml.integrations.open_inference.http import (
@@ -31,6 +34,7 @@ from prodml.integrations.open_inference.repository import (
     checked_name,
 )
 from prodml.integrations.open_inference.signature import TensorSpec
+from prodml.serving import ServingFleet
 
 __all__ = ["OpenInferenceApp", "open_inference_app"]
 
@@ -51,6 +55,7 @@ class OpenInferenceApp:
 
     calls: Calls
     _: KW_ONLY
+    fleets: Sequence[ServingFleet] = ()
     clock: Clock = SYSTEM_CLOCK
     _answers: Mapping[str, Answer] = field(init=False, repr=False)
 
@@ -77,12 +82,27 @@ class OpenInferenceApp:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "lifespan.shutdown":
-            await send({"type": "lifespan.startup.complete"})
+            await send(await self._started())
+        for fleet in self.fleets:
+            # On a thread: it says good-bye to a store.
+            await asyncio.to_thread(fleet.close)
         self.repository.close()
         await send({"type": "lifespan.shutdown.complete"})
 
+    async def _started(self) -> dict[str, str]:
+        for fleet in self.fleets:
+            try:
+                await asyncio.to_thread(fleet.start)
+            except Exception as error:
+                why = f"fleet {fleet.name!r} does not start: {error}"
+                _LOG.exception("%s", why)
+                return {"type": "lifespan.startup.failed", "message": why}
+        return {"type": "lifespan.startup.complete"}
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         method: str = scope["method"]
+        for fleet in self.fleets:
+            fleet.look()
         try:
             reply = await self._answer(method, scope, receive)
         except Disconnected:
@@ -100,12 +120,30 @@ class OpenInferenceApp:
     async def _answer(self, method: str, scope: Scope, receive: Receive) -> HttpReply:
         began = self.clock.monotonic()
         path: str = scope["path"]
-        root: str = scope.get("root_path", "")
-        if root and path.startswith(root):
-            path = path[len(root) :]
-        target = find(method, path)
+        target = find(method, _below(path, scope.get("root_path", "")))
         call = Call(target, RequestHeaders(scope["headers"]), receive, began)
         return await self._answers[target.call](call)
+
+
+def _below(path: str, root: str) -> str:
+    """``path`` below the one that the application is mounted at; not every server adds that."""
+    below = path.removeprefix(root)
+    return below if below != path and below[:1] in {"", "/"} else path
+
+
+def _plain(ready: Callable[[], object] | None) -> Callable[[], object] | None:
+    # What it returns is true before anybody has awaited it.
+    if inspect.iscoroutinefunction(ready):
+        raise BadConfiguration(
+            "ready must be a plain function, not an async one: it is not awaited"
+        )
+    return ready
+
+
+def _listed(fleets: Sequence[ServingFleet]) -> tuple[ServingFleet, ...]:
+    if isinstance(fleets, ServingFleet):
+        raise BadConfiguration("fleets must be a list of fleets, such as fleets=[fleet]")
+    return tuple(fleets)
 
 
 def open_inference_app(
@@ -126,6 +164,7 @@ def open_inference_app(
     ready: Callable[[], object] | None = None,
     metrics: bool = True,
     openapi: bool = True,
+    fleets: Sequence[ServingFleet] = (),
     clock: Clock = SYSTEM_CLOCK,
 ) -> OpenInferenceApp:
     """Serve ``models`` by the Open Inference Protocol, version 2, over REST.
@@ -154,6 +193,9 @@ def open_inference_app(
         Asked by the readiness probe beside the models: ``lambda: health.report().ready``.
     metrics, openapi
         Whether ``GET /metrics`` and ``GET /openapi.json`` answer.
+    fleets
+        :class:`~prodml.serving.ServingFleet` of every server that belongs to one: started and
+        closed by the lifespan, looked at by every request.
 
     Raises
     ------
@@ -204,8 +246,8 @@ def open_inference_app(
         name=name,
         version=version,
         max_body=size_of(max_body, "max_body"),
-        ready=ready,
+        ready=_plain(ready),
         metrics=metrics,
         openapi=openapi,
     )
-    return OpenInferenceApp(calls, clock=clock)
+    return OpenInferenceApp(calls, fleets=_listed(fleets), clock=clock)

@@ -26,6 +26,8 @@ __all__ = ["Inference", "log_fault"]
 
 _LOG = logging.getLogger("prodml.integrations.open_inference")
 _BINARY: Final = b"application/octet-stream"
+# As long as Triton can say it; a float cannot hold any integer.
+_LONGEST: Final = 2**64
 _JSON_LENGTH: Final = b"inference-header-content-length"
 
 
@@ -120,7 +122,7 @@ class Inference:
     @contextmanager
     def _in_time(self, given: Any) -> Generator[None, None, None]:
         """Hold what is below to the parameter ``timeout``, in microseconds as Triton has it."""
-        if type(given) is not int or given < 0:
+        if type(given) is not int or not 0 <= given < _LONGEST:
             raise InvalidFeatures([f"the parameter timeout is {given!r}, not microseconds"])
         reset = narrow(given / 1e6, self.clock)
         try:

@@ -153,7 +153,7 @@ def encode_reply(
     Raises
     ------
     InvalidFeatures
-        It asks for an output that does not exist.
+        It asks for an output that does not exist, or for one twice.
 
     Examples
     --------
@@ -196,6 +196,7 @@ def _wanted(
         for tensor in outputs.values():
             yield tensor, everything
         return
+    _distinct(request.outputs)
     for wanted in request.outputs:
         parameters = wanted.parameters or {}
         _refuse_foreign(wanted.name, parameters)
@@ -203,3 +204,9 @@ def _wanted(
             known = ", ".join(outputs)
             raise InvalidFeatures([f"there is no output {wanted.name!r}; there is {known}"])
         yield outputs[wanted.name], bool(parameters.get("binary_data", everything))
+
+
+def _distinct(wanted: Sequence[_Wanted]) -> None:
+    """Refuse to give an output twice: a few bytes would ask for a copy of everything."""
+    if len({output.name for output in wanted}) != len(wanted):
+        raise InvalidFeatures(["an output is asked for twice"])

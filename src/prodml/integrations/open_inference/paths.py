@@ -31,6 +31,7 @@ CALLS: Final[dict[str, tuple[str, str]]] = {
 """Method and name of the call by template of its path."""
 
 _ALLOWED: Final[dict[str, tuple[str, ...]]] = {"GET": ("GET", "HEAD"), "POST": ("POST",)}
+_LONGEST: Final = 2048
 _NAMED: Final = re.compile(
     r"(?P<before>/v2(?:/repository)?/models)/(?P<model>[^/]+)"
     r"(?:/versions/(?P<version>[^/]+))?(?P<after>(?:/[^/]+)?)"
@@ -59,8 +60,11 @@ def find(method: str, path: str) -> Target:
     Raises
     ------
     HttpError
-        404, or 405 with the methods that are allowed.
+        404, or 405 with the methods that are allowed; 414 for a path of thousands of characters.
     """
+    # What is found is kept, and a client chooses the names.
+    if len(path) > _LONGEST:
+        raise HttpError(414, f"the path is longer than {_LONGEST} characters")
     template, model, version = _named(path)
     call = CALLS.get(template)
     if call is None:

@@ -117,9 +117,11 @@ class Repository:
         with self._move(name, "UNLOADING"):
             del self.endpoints[name]
             self._gone[name] = "unloaded"
-            if self.unloader is not None:
-                await asyncio.to_thread(self.unloader, name, endpoint)
-            endpoint.close()
+            try:
+                if self.unloader is not None:
+                    await asyncio.to_thread(self.unloader, name, endpoint)
+            finally:
+                endpoint.close()
 
     def close(self) -> None:
         """Let the threads of all models end."""

@@ -64,6 +64,7 @@ _OPENING: Final = re.compile(rb"[\s\[]*")
 _LENGTH: Final = struct.Struct("<I")
 # numpy 1 knows no more; nobody's tensor does either.
 _MOST_DIMENSIONS: Final = 32
+_MOST_EMPTY: Final = 65_536
 _NARROW: Final = frozenset({"FP16", "FP32"})
 
 
@@ -96,14 +97,18 @@ def check_shape(name: str, datatype: str, shape: Sequence[int]) -> int:
     Raises
     ------
     InvalidFeatures
-        Unknown datatype, no dimension or more than 32.
+        Unknown datatype, no dimension or more than 32, or a thousand million rows of nothing.
     """
     if datatype not in DATATYPES:
         known = ", ".join(DATATYPES)
         raise refused(name, f"datatype {datatype!r} is unknown; known: {known}")
     if not 1 <= len(shape) <= _MOST_DIMENSIONS:
         raise refused(name, f"a shape has 1 to {_MOST_DIMENSIONS} dimensions, not {len(shape)}")
-    return math.prod(shape)
+    count = math.prod(shape)
+    # Without a number in it a tensor could claim any number of rows, for a few bytes.
+    if count == 0 and math.prod(filter(None, shape)) > _MOST_EMPTY:
+        raise refused(name, f"no tensor without elements is as large as {list(shape)}")
+    return count
 
 
 def refused(name: str, why: str) -> InvalidFeatures:
