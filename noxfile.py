@@ -155,6 +155,14 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHONS[0])
+def scale(session: nox.Session) -> None:
+    """Ten million rows in DuckDB, Dask and Spark; without Java, Spark is left out."""
+    session.install("-e", ".[test]", *group("scale"))
+    files = [f"tests/integration/test_drift_{name}.py" for name in ("duckdb", "dask", "spark")]
+    session.run("pytest", "-m", "soak or not soak", "--timeout=3600", *files, *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
 def demo(session: nox.Session) -> None:
     """The main job: a year at three airports."""
     session.install(".[demo]")

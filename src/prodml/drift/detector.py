@@ -11,10 +11,11 @@ from prodml.drift.correction import CORRECTIONS, Correction, adjust
 from prodml.drift.evidence import Evidence, Rules, absent, judge, unreadable
 from prodml.drift.examination import examine
 from prodml.drift.feature import Details, FeatureDrift, details_of, verdict
+from prodml.drift.lazy import batch_of
 from prodml.drift.reference import Reference, ReferenceColumn, Sample
 from prodml.drift.report import DriftReport
 from prodml.drift.sample import Kind
-from prodml.drift.table import Table, table_of
+from prodml.drift.table import Table
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, DriftCleared, DriftDetected, Stream
 
@@ -171,8 +172,8 @@ class DriftDetector:
             now=self.clock.time(),
             fresh=self.fresh,
         )
-        table = table_of(current, self._fitted.names)
-        features = _compared(self._fitted, table, rules, self.correction)
+        reference, table = batch_of(current, self._fitted)
+        features = _compared(reference, table, rules, self.correction)
         report = DriftReport(
             features,
             alpha=level,

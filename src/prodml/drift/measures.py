@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from prodml.drift.smirnov import exact_tail, largest_gap, limit_tail
+from prodml.drift.smirnov import largest_gap, tail
 from prodml.errors import BadConfiguration
 
 __all__ = [
@@ -37,10 +37,6 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Counts: TypeAlias = Mapping[Any, int]
 
-# The exact distribution is counted while the smaller sample and the lattice are small; by
-# then the limit is within a few per cent, on the side of fewer alarms.
-_EXACT_SMALLER = 200
-_EXACT_LATTICE = 4_000_000
 # Support up to which Fisher's test sums the hypergeometric distribution.
 _EXACT_SUPPORT = 10_000
 
@@ -116,11 +112,8 @@ def ks_sorted(reference: Floats, current: Floats, design: float = 1.0) -> TestRe
     """
     n, m = len(reference), len(current)
     lattice = largest_gap(reference, current).lattice
-    if design == 1.0 and min(n, m) <= _EXACT_SMALLER and n * m <= _EXACT_LATTICE:
-        tail, method = exact_tail(lattice, n, m), "ks, exact"
-    else:
-        tail, method = limit_tail(lattice, n, m, design), "ks, limit"
-    return TestResult(statistic=lattice / (n * m), p_value=tail, method=method)
+    p_value, method = tail(lattice, n, m, design)
+    return TestResult(statistic=lattice / (n * m), p_value=p_value, method=f"ks, {method}")
 
 
 def chi_square(

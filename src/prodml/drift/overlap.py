@@ -129,6 +129,16 @@ def _aligned(reference: Cells, current: Cells) -> tuple[Ints, Ints, Ints]:
 def _single(reference: Cells, current: Cells, codes: Ints) -> npt.NDArray[np.bool_]:
     if reference.marks is None and current.marks is None:
         return np.asarray(codes & 1 == 1)
-    # Between two marks lies one value if the first ends just below a point of the layout.
-    before = np.concatenate(([-1], codes[:-1]))
-    return np.asarray((codes & 1 == 1) & (before == codes - 1))
+    return _single_between_marks(reference, current, codes)
+
+
+def _single_between_marks(reference: Cells, current: Cells, codes: Ints) -> npt.NDArray[np.bool_]:
+    """Whether no two values fit between the marks: neighbouring floats, or whole numbers."""
+    wide = reference if reference.shift > current.shift else current
+    ends = wide.layout.upper(wide._last_of(codes) if wide.shift else codes)  # noqa: SLF001
+    starts = np.concatenate(([-np.inf], ends[:-1]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = np.nextafter(ends, -np.inf) <= starts
+        if reference.fractional == current.fractional == 0:
+            single |= np.floor(ends) - np.floor(starts) <= 1.0
+    return np.asarray(single)

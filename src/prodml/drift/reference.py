@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -9,9 +10,11 @@ import numpy as np
 
 from prodml.drift.blocks import block_codes
 from prodml.drift.cells import Cells
+from prodml.drift.engines import engine_of
 from prodml.drift.fitting import Plan, check_kinds, chosen, fitted_sample, table_like
 from prodml.drift.layout import Layout
 from prodml.drift.measures import Floats, reference_cells
+from prodml.drift.parts import parts_of
 from prodml.drift.sample import Kind, Levels, Numbers, cells_of, levels_of, numbers_of
 from prodml.drift.table import column_of
 from prodml.errors import BadConfiguration
@@ -56,6 +59,8 @@ class ReferenceColumn:
         What is to be added later is counted in every respect; what is only compared, where
         it matters.
         """
+        if isinstance(raw, Numbers | Cells | Levels):
+            return raw
         column = column_of(raw)
         if isinstance(self.sample, Levels):
             return levels_of(column)
@@ -169,6 +174,16 @@ class Reference:
         >>> Reference.fit(days, exact=False).columns["x"].sample.rows
         14
         """
+        door = engine_of(data, "fit")
+        if door is not None:
+            if blocks is not None:
+                raise BadConfiguration("blocks need the whole reference here, not on an engine")
+            found: Reference = door(data, feature_names, kinds=kinds, layouts=layouts)
+            return found
+        parts = parts_of(data, feature_names)
+        if parts is not None:
+            # What does not lie here is not kept here either.
+            data, exact = parts, False
         if isinstance(data, Iterator):
             return _fit_parts(data, feature_names, kinds, blocks, exact=exact, layouts=layouts)
         names = None if feature_names is None else tuple(feature_names)
@@ -219,6 +234,9 @@ class Reference:
         >>> reference.columns["x"].sample.size, reference.columns["x"].sample.missing
         (3, 1)
         """
+        parts = parts_of(batch, self.names)
+        if parts is not None:
+            return reduce(Reference.update, parts, self)
         raw = chosen(table_like(batch, self.names), self.names)
         return Reference(
             {

@@ -228,6 +228,8 @@ def numbers_of(column: Column) -> Numbers:
     >>> numbers_of(np.array([2.0, np.nan, 1.0])).values.tolist()
     [1.0, 2.0]
     """
+    if isinstance(column, Counted):
+        column = _truths(column)
     rows = column.missing + sum(column.counts.values()) if isinstance(column, Counted) else 0
     if isinstance(column, Counted):
         return Numbers(_NONE, rows, column.missing, invalid=rows - column.missing)
@@ -267,6 +269,8 @@ def cells_of(column: Column, layout: Layout, *, whole: bool = True) -> Cells:
     (2, 1, 1, 1)
     """
     if isinstance(column, Counted):
+        column = _truths(column)
+    if isinstance(column, Counted):
         rows = column.missing + sum(column.counts.values())
         return Cells(
             layout=layout, rows=rows, missing=column.missing, invalid=rows - column.missing
@@ -285,6 +289,14 @@ def cells_of(column: Column, layout: Layout, *, whole: bool = True) -> Cells:
     )
 
 
+def _truths(column: Counted) -> Column:
+    """Truth values are 0 and 1 where numbers are wanted, counted or not."""
+    if not column.counts or set(map(type, column.counts)) != {bool}:
+        return column
+    times = [column.counts.get(False, 0), column.counts.get(True, 0), column.missing]
+    return np.repeat([0.0, 1.0, np.nan], times)
+
+
 def floats_of(column: "npt.NDArray[Any] | list[Any]") -> tuple[Floats, int, bool]:
     """One float a row (NaN where there is none), rows of a wrong type, and whether times.
 
@@ -298,7 +310,9 @@ def floats_of(column: "npt.NDArray[Any] | list[Any]") -> tuple[Floats, int, bool
         return _from_list(column)
     if column.dtype.kind in "mM":
         ticks = column.astype("M8[ns]" if column.dtype.kind == "M" else "m8[ns]")
-        seconds = ticks.astype(np.int64) / 1e9
+        whole = ticks.astype(np.int64)
+        # Rounded once, as Python rounds them: microseconds fit into a double, nanoseconds do not.
+        seconds = np.where(whole % 1000 == 0, whole // 1000 / 1e6, whole / 1e9)
         seconds[np.isnat(ticks)] = np.nan
         return seconds, 0, column.dtype.kind == "M"
     return column.astype(np.float64, copy=False), 0, False

@@ -182,6 +182,10 @@ def _by_position(columns: Sequence[Any], names: Sequence[str] | None) -> Table:
 def _of_frame(data: Any) -> Table:
     import narwhals as nw
 
+    if type(data).__name__ == "RecordBatch" and type(data).__module__.startswith("pyarrow"):
+        from pyarrow import Table as Arrow
+
+        data = Arrow.from_batches([data])
     frame = nw.from_native(data)
     if isinstance(frame, nw.LazyFrame):
         frame = frame.collect()
@@ -230,9 +234,9 @@ def _of_series(series: Any, *, by_row: bool) -> Column:
         series, dtype = series.cast(nw.Float64), nw.Float64()
     if dtype.is_numeric():
         return np.asarray(series.to_numpy())
-    if dtype in {nw.Datetime, nw.Date, nw.Duration}:
+    if dtype in (nw.Datetime, nw.Date, nw.Duration):
         return _times(series)
-    if not by_row and dtype in {nw.String, nw.Categorical, nw.Enum, nw.Boolean}:
+    if not by_row and dtype in (nw.String, nw.Categorical, nw.Enum, nw.Boolean):
         return _counted(series)
     return cast("list[Any]", series.to_list())
 
