@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from prodml.drift import (
+    DriftDetector,
+    Reference,
     anderson_darling,
     cramer_von_mises,
     cramers_v,
@@ -22,6 +24,8 @@ from prodml.drift import (
 from prodml.drift.anderson_darling import _tail_of_limit
 from prodml.drift.cramer_von_mises import _tail_of_limit as _cvm_tail
 from prodml.drift.measures import jensen_shannon_of_shares
+from prodml.errors import BadConfiguration
+from prodml.events import Stream
 
 SEEDS = st.integers(0, 10**6)
 COUNTS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), min_size=2, max_size=8)
@@ -198,3 +202,84 @@ def test_jensen_shannon_without_its_bias_is_zero_on_average_where_nothing_moved(
     # What is cut at zero leaves a little.
     assert fair < 0.35 * plain
     assert jensen_shannon_of_shares([10, 0], [0, 10], unbiased=True) > 0.95
+
+
+# -- chosen in the detector ---------------------------------------------------------------
+
+
+def detected(tests, **settings):
+    rng = np.random.default_rng(7)
+    old = {"x": rng.normal(size=900), "c": rng.integers(0, 4, size=900).astype(str)}
+    new = {"x": rng.normal(0.4, 1.0, size=300), "c": rng.integers(0, 3, size=300).astype(str)}
+    report = DriftDetector(old, tests=tests, events=Stream(), **settings).detect_drift(new)
+    return old, new, {name: report[name].evidence for name in report}
+
+
+def distribution(evidence):
+    return next(item for item in evidence if item.aspect == "distribution")
+
+
+@pytest.mark.parametrize("test", [cramer_von_mises, anderson_darling])
+def test_a_detector_weighs_numbers_by_the_test_that_is_named(test):
+    old, new, found = detected({"x": test.__name__})
+    wanted, item = test(old["x"], new["x"]), distribution(found["x"])
+    assert (item.measure, item.statistic) == (test.__name__, pytest.approx(wanted.statistic))
+    assert item.p_value == pytest.approx(wanted.p_value, rel=1e-12)
+    # The size is told in the same unit whatever the test.
+    assert item.effect == distribution(detected({})[2]["x"]).effect
+
+
+def test_a_detector_weighs_categories_by_g():
+    old, new, found = detected({"c": "g_test"})
+    counts = [[int((side["c"] == level).sum()) for level in "0123"] for side in (old, new)]
+    item = distribution(found["c"])
+    assert (item.measure, item.statistic) == ("g_test", pytest.approx(g_test(*counts).statistic))
+    assert distribution(detected({"c": "chi_square"})[2]["c"]).measure == "chi2"
+
+
+@pytest.mark.parametrize("test", ["cramer_von_mises", "anderson_darling", "g_test"])
+def test_blocks_weaken_the_evidence_of_every_test(test):
+    days = np.repeat(np.arange(30), 30)
+    name = "c" if test == "g_test" else "x"
+    rng = np.random.default_rng(1)
+    shared = rng.normal(size=30)[days]
+    old = {"x": shared + rng.normal(size=900), "c": (shared > 0).astype(int).astype(str)}
+    new = {"x": old["x"][:300] + 0.2, "c": old["c"][:300]}
+    p = [
+        distribution(
+            DriftDetector(old, tests={name: test}, blocks=blocks, events=Stream())
+            .detect_drift(new)[name]
+            .evidence
+        ).p_value
+        for blocks in (None, days)
+    ]
+    assert p[0] < p[1]
+
+
+def test_constants_have_nothing_to_rank_and_have_not_moved():
+    settings = {"tests": {"x": "anderson_darling"}, "events": Stream()}
+    report = DriftDetector({"x": [1.0] * 50}, **settings).detect_drift({"x": [1.0] * 40})
+    assert distribution(report["x"].evidence).p_value == 1.0
+    moved = DriftDetector({"x": [1.0] * 50}, **settings).detect_drift({"x": [2.0] * 40})
+    assert moved.drifted == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("tests", "words"),
+    [
+        ({"y": "ks"}, "no feature"),
+        ({"x": "g_test"}, "anderson_darling"),
+        ({"c": "ks"}, "g_test"),
+        ({"x": "t-test"}, "not 't-test'"),
+    ],
+)
+def test_a_test_that_does_not_fit_is_refused(tests, words):
+    with pytest.raises(BadConfiguration, match=words):
+        detected(tests)
+
+
+def test_a_counted_reference_has_no_ranks():
+    reference = Reference.fit({"x": np.arange(100.0)}, exact=False)
+    with pytest.raises(BadConfiguration, match="sorted reference"):
+        DriftDetector(reference, tests={"x": "anderson_darling"})
+    assert DriftDetector(reference, tests={"x": "ks"}).tests == {"x": "ks"}

@@ -16,13 +16,17 @@ _NEXT = 0.3
 _STEP = 0.05
 
 
-def anderson_darling(reference: npt.ArrayLike, current: npt.ArrayLike) -> TestResult:
+def anderson_darling(
+    reference: npt.ArrayLike, current: npt.ArrayLike, design: float = 1.0
+) -> TestResult:
     """Two-sample Anderson-Darling test: squared gaps, weighted so that tails count.
 
     Parameters
     ----------
     reference, current : array of shape (n,) and (m,), float
         At least one value each, four together, not all equal, no NaN.
+    design
+        Divides the size of both samples, see :mod:`prodml.drift.blocks`.
 
     Returns
     -------
@@ -61,7 +65,7 @@ def anderson_darling(reference: npt.ArrayLike, current: npt.ArrayLike) -> TestRe
     distinct = np.unique(np.concatenate((x, y)))
     if len(distinct) == 1:
         raise ValueError(f"all values are {distinct[0]:.6g}: there is nothing to rank")
-    squared = _midrank(x, y, distinct)
+    squared = _midrank(x, y, distinct) / design
     deviation = math.sqrt(_variance(n, m))
     tail = _tail_of_limit(squared)
     return TestResult(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from prodml.drift.categories import g_test
 from prodml.drift.evidence import Evidence, Rules, inconclusive, of_rate, percent, too_few
 from prodml.drift.measures import Ints, chi_square
 from prodml.drift.sample import Levels, sort_of
@@ -38,15 +39,17 @@ def pooled(old: Levels, new: Levels) -> tuple[list[Any], Ints, Ints]:
     return kept, np.array(a, dtype=np.int64), np.array(b, dtype=np.int64)
 
 
-def of_levels(old: Levels, new: Levels, design: float, rules: Rules) -> list[Evidence]:
+def of_levels(
+    old: Levels, new: Levels, design: float, rules: Rules, test: str = ""
+) -> list[Evidence]:
     """Shares by level, and levels that the reference does not have."""
     if min(old.size, new.size) < rules.min_rows:
         return [too_few(old.size, new.size, rules, "values")]
     new = new.within(old)
-    return [_of_shares(old, new, design, rules), *_new_levels(old, new, design, rules)]
+    return [_of_shares(old, new, design, rules, test), *_new_levels(old, new, design, rules)]
 
 
-def _of_shares(old: Levels, new: Levels, design: float, rules: Rules) -> Evidence:
+def _of_shares(old: Levels, new: Levels, design: float, rules: Rules, chosen: str) -> Evidence:
     levels, a, b = pooled(old, new)
     count = len({*old.counts, *new.counts})
     if len(levels) < 2 and (count != 1 or old.rest):
@@ -55,14 +58,15 @@ def _of_shares(old: Levels, new: Levels, design: float, rules: Rules) -> Evidenc
             f"{told}, and no two of them frequent enough to be compared: an identifier?"
         )
     shares = a / old.size, b / new.size
-    test = chi_square(a, b, design)
+    by_logs = chosen == "g_test"
+    test = g_test(a, b, design) if by_logs else chi_square(a, b, design)
     # Many levels differ by chance alone: chi-square is on average what chance adds to it
     # (its degrees of freedom) and what the change adds, and so is the squared distance.
     chance = (len(levels) - 1) / max(test.statistic, len(levels) - 1, 1)
     distance = float(np.abs(shares[0] - shares[1]).sum() / 2)
     return Evidence(
         aspect="distribution",
-        measure="chi2",
+        measure="g_test" if by_logs else "chi2",
         statistic=test.statistic,
         p_value=test.p_value,
         effect=distance * math.sqrt(1.0 - chance),

@@ -9,13 +9,17 @@ from prodml.drift.measures import Floats, Ints, TestResult, chi_square
 __all__ = ["cramers_v", "g_test", "l_infinity", "total_variation"]
 
 
-def g_test(reference: Sequence[int] | Ints, current: Sequence[int] | Ints) -> TestResult:
+def g_test(
+    reference: Sequence[int] | Ints, current: Sequence[int] | Ints, design: float = 1.0
+) -> TestResult:
     """Two-sample likelihood-ratio test: like :func:`chi_square`, by logarithms.
 
     Parameters
     ----------
     reference, current : array of shape (k,), int
         Counts by level, in the same order.  Levels that occur in neither are left out.
+    design
+        Divides the statistic, see :mod:`prodml.drift.blocks`.
 
     Returns
     -------
@@ -43,7 +47,7 @@ def g_test(reference: Sequence[int] | Ints, current: Sequence[int] | Ints) -> Te
     table = _table(reference, current)
     sums = table.sum(axis=1)
     expected = np.outer(sums, table.sum(axis=0)) / sums.sum()
-    statistic = max(0.0, 2.0 * float(xlogy(table, table / expected).sum()))
+    statistic = max(0.0, 2.0 * float(xlogy(table, table / expected).sum())) / design
     degrees = table.shape[1] - 1
     p_value = float(chdtrc(degrees, statistic)) if degrees else 1.0
     return TestResult(statistic=statistic, p_value=p_value, method="g-test")

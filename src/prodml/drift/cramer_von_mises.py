@@ -17,7 +17,9 @@ _FAR = 3.0
 _NEXT = 0.0368
 
 
-def cramer_von_mises(reference: npt.ArrayLike, current: npt.ArrayLike) -> TestResult:
+def cramer_von_mises(
+    reference: npt.ArrayLike, current: npt.ArrayLike, design: float = 1.0
+) -> TestResult:
     """Two-sample Cramér-von Mises test: the mean squared gap of two distribution functions.
 
     Sees changes that are spread over the whole range better than Kolmogorov-Smirnov, which
@@ -27,6 +29,8 @@ def cramer_von_mises(reference: npt.ArrayLike, current: npt.ArrayLike) -> TestRe
     ----------
     reference, current : array of shape (n,) and (m,), float
         At least two values each, no NaN.
+    design
+        Divides the size of both samples, see :mod:`prodml.drift.blocks`.
 
     Returns
     -------
@@ -64,8 +68,8 @@ def cramer_von_mises(reference: npt.ArrayLike, current: npt.ArrayLike) -> TestRe
         raise ValueError(f"both samples need at least two values, not {n} and {m}")
     u = _squares(x, y) * n + _squares(y, x) * m
     total = n + m
-    statistic = u / (n * m * total) - (4 * n * m - 1) / (6 * total)
-    if max(n, m) <= _EXACT:
+    statistic = (u / (n * m * total) - (4 * n * m - 1) / (6 * total)) / design
+    if max(n, m) <= _EXACT and design == 1.0:
         tail, method = _exact_tail(u, n, m), "cramer-von mises, exact"
     else:
         tail, method = _limit_tail(statistic, n, m), "cramer-von mises, limit"

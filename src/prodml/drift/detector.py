@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from prodml.clock import SYSTEM_CLOCK, Clock
+from prodml.drift.cells import Cells
 from prodml.drift.correction import CORRECTIONS, Correction, adjust
 from prodml.drift.evidence import Evidence, Rules, absent, judge, unreadable
 from prodml.drift.examination import examine
@@ -21,6 +22,10 @@ from prodml.events import EVENTS, DriftCleared, DriftDetected, Stream
 
 __all__ = ["DriftDetector"]
 
+_TESTS_OF: dict[str, tuple[str, ...]] = {
+    "numeric": ("ks", "cramer_von_mises", "anderson_darling"),
+    "categorical": ("chi_square", "g_test"),
+}
 _FITTED = "the reference is fitted already: build another detector"
 
 
@@ -63,6 +68,10 @@ class DriftDetector:
     kinds
         Feature name to ``"numeric"``, ``"categorical"`` or ``"time"``, where the type of
         the data does not say it; ``categorical`` is short for the usual case.
+    tests
+        Feature name to ``"cramer_von_mises"`` or ``"anderson_darling"`` (numbers, sorted
+        references only) or ``"g_test"`` (categories), instead of the default of its kind.
+        They weigh the evidence; the effect stays the same share of rows.
     fresh
         Feature name to seconds: the newest time of the feature may be no older by the
         clock.  A stale feed is drift, whatever its values.
@@ -109,6 +118,7 @@ class DriftDetector:
     min_rows: int = 30
     categorical: Sequence[str] = field(default=(), metadata={"fixed": _FITTED})
     kinds: Mapping[str, Kind] | None = field(default=None, repr=False)
+    tests: Mapping[str, str] = field(default_factory=dict[str, str])
     fresh: Mapping[str, float] = field(default_factory=dict[str, float])
     blocks: Any = field(default=None, repr=False)
     name: str = "drift"
@@ -129,7 +139,8 @@ class DriftDetector:
         # The raw data may be large: what is kept is the fitted reference.
         self.reference, self.blocks = self._fitted, None
         self.feature_names = self._fitted.names
-        self.fresh = dict(self.fresh)
+        self.fresh, self.tests = dict(self.fresh), dict(self.tests)
+        _check_tests(self.tests, self._fitted)
         _check_fresh(self.fresh, self._fitted)
         self.categorical = tuple(self.categorical)
 
@@ -171,6 +182,7 @@ class DriftDetector:
             min_rows=self.min_rows,
             now=self.clock.time(),
             fresh=self.fresh,
+            tests=self.tests,
         )
         reference, table = batch_of(current, self._fitted)
         features = _compared(reference, table, rules, self.correction)
@@ -274,6 +286,24 @@ def _check_fresh(fresh: Mapping[str, Any], reference: Reference) -> None:
             raise BadConfiguration(f"fresh names {name!r}, which is no time of the reference")
         if not (isinstance(limit, int | float) and 0.0 < limit < math.inf):
             raise BadConfiguration(f"fresh[{name!r}] must be seconds above 0, not {limit!r}")
+
+
+def _check_tests(tests: Mapping[str, str], reference: Reference) -> None:
+    for name, test in tests.items():
+        if name not in reference.columns:
+            raise BadConfiguration(f"tests names {name!r}, which is no feature of the reference")
+        column = reference.columns[name]
+        known = _TESTS_OF.get(column.kind, ())
+        if test not in known:
+            told = " or ".join(map(repr, known)) or "none"
+            raise BadConfiguration(
+                f"tests[{name!r}] must be {told} for a feature that is {column.kind}, not {test!r}"
+            )
+        if isinstance(column.sample, Cells) and test != "ks":
+            raise BadConfiguration(
+                f"tests[{name!r}] is {test!r}, which needs a sorted reference: "
+                f"this one is counted in cells"
+            )
 
 
 def _in_unit(name: str, value: Any) -> None:

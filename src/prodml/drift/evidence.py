@@ -35,6 +35,7 @@ class Rules:
     min_rows: int
     now: float = 0.0
     fresh: Mapping[str, float] = field(default_factory=dict[str, float])
+    tests: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +49,11 @@ class Evidence:
         one, or fractions where all were whole), ``"levels"`` (new ones), ``"range"``
         (values beyond that of the reference), ``"freshness"`` or ``"column"`` (it is gone).
     measure
-        ``"ks"``, ``"chi2"``, ``"rate"``, ``"new"``, ``"beyond"``, ``"age"`` or ``"column"``.
+        ``"ks"``, ``"chi2"``, ``"rate"``, ``"new"``, ``"beyond"``, ``"age"``, ``"column"``, or
+        the test that was chosen: ``"cramer_von_mises"``, ``"anderson_darling"``, ``"g_test"``.
     statistic
-        KS distance, chi-square statistic, difference of rates, share of new levels or of
-        values beyond the range, or seconds since the newest time.
+        KS distance, the statistic of the test, difference of rates, share of new levels or
+        of values beyond the range, or seconds since the newest time.
     bound
         The statistic lies between ``statistic`` and ``statistic + bound``: 0 where it is
         exact, more where it is counted in cells.  The p-value is that of ``statistic``, so

@@ -36,13 +36,14 @@ def examine(reference: ReferenceColumn, current: Sample, rules: Rules) -> tuple[
 
 def _of_values(reference: ReferenceColumn, new: Sample, rules: Rules) -> list[Evidence]:
     old, design = reference.sample, reference.design.get("distribution", 1.0)
+    test = rules.tests.get(reference.name, "")
     if isinstance(old, Levels) and isinstance(new, Levels):
-        return of_levels(old, new, design, rules)
+        return of_levels(old, new, design, rules, test)
     assert isinstance(old, Numbers | Cells)
     assert isinstance(new, Numbers | Cells)
     found = _freshness(reference, new, rules)
     if reference.kind != "time":
-        found += of_numbers(old, new, design, rules)
+        found += of_numbers(old, new, design, rules, test)
     return found or [always_moves()]
 
 

@@ -6,7 +6,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from prodml.drift.anderson_darling import anderson_darling
 from prodml.drift.cells import Cells
+from prodml.drift.cramer_von_mises import cramer_von_mises
 from prodml.drift.evidence import Evidence, Rules, inconclusive, of_rate, percent, too_few
 from prodml.drift.level import DriftLevel
 from prodml.drift.overlap import cell_gap
@@ -19,11 +21,13 @@ Counted: TypeAlias = Numbers | Cells
 """A numeric column in one of its two forms."""
 
 
-def of_numbers(old: Counted, new: Counted, design: float, rules: Rules) -> list[Evidence]:
+def of_numbers(
+    old: Counted, new: Counted, design: float, rules: Rules, test: str = ""
+) -> list[Evidence]:
     """Distribution, range, and fractions where all numbers were whole."""
     if min(old.size, new.size) < rules.min_rows:
         return [too_few(old.size, new.size, rules, "numbers")]
-    found = [_distribution(old, new, design, rules), _beyond(old, new, design, rules)]
+    found = [_distribution(old, new, design, rules, test), _beyond(old, new, design, rules)]
     if not old.fractional:
         sizes = old.size, new.size
         hits = (0, _fractions(new))
@@ -56,7 +60,7 @@ def of_freshness(new: Counted, limit: float, now: float) -> Evidence:
     )
 
 
-def _distribution(old: Counted, new: Counted, design: float, rules: Rules) -> Evidence:
+def _distribution(old: Counted, new: Counted, design: float, rules: Rules, test: str) -> Evidence:
     gap, bound = _gap(old, new)
     n, m = old.size, new.size
     statistic = gap.lattice / (n * m)
@@ -70,6 +74,10 @@ def _distribution(old: Counted, new: Counted, design: float, rules: Rules) -> Ev
         floor=rules.min_effect,
         bound=bound,
     )
+    if test in _TESTS and isinstance(old, Numbers) and isinstance(new, Numbers):
+        # The size stays the largest change of a share, in which all effects are told.
+        other, p_value = _tested(test, old, new, design)
+        found = replace(found, measure=test, statistic=other, p_value=p_value)
     if bound > rules.min_effect / 2 and statistic < rules.min_effect <= statistic + bound:
         most = math.floor((statistic + bound) * n * m)
         if tail(most, n, m, design)[0] < rules.alpha:
@@ -79,6 +87,16 @@ def _distribution(old: Counted, new: Counted, design: float, rules: Rules) -> Ev
         # No correction makes a p-value smaller, so nobody will ask what moved.
         return found
     return _sized(replace(found, reason=_moved(old, new, gap)), old, new)
+
+
+_TESTS = {"cramer_von_mises": cramer_von_mises, "anderson_darling": anderson_darling}
+
+
+def _tested(test: str, old: Numbers, new: Numbers, design: float) -> tuple[float, float]:
+    if old.minimum == new.maximum and old.maximum == new.minimum:
+        return 0.0, 1.0
+    result = _TESTS[test](old.values, new.values, design)
+    return result.statistic, result.p_value
 
 
 def _gap(old: Counted, new: Counted) -> tuple[Gap, float]:
