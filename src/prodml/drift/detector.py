@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from prodml.clock import SYSTEM_CLOCK, Clock
+from prodml.drift.breaches import of_breaches
 from prodml.drift.cells import Cells
 from prodml.drift.correction import CORRECTIONS, Correction, adjust
 from prodml.drift.evidence import Evidence, Rules, absent, judge, unreadable
@@ -19,6 +20,7 @@ from prodml.drift.sample import Kind
 from prodml.drift.table import Table
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, DriftCleared, DriftDetected, Stream
+from prodml.validation import SchemaStats
 
 __all__ = ["DriftDetector"]
 
@@ -75,6 +77,8 @@ class DriftDetector:
     fresh
         Feature name to seconds: the newest time of the feature may be no older by the
         clock.  A stale feed is drift, whatever its values.
+    counts
+        What the schema refused and repaired of the reference; default: nothing.
     blocks
         One label a row of the reference (its day, say) when rows of one block are alike:
         evidence is then counted in effective rows, see :mod:`prodml.drift.blocks`.
@@ -120,6 +124,7 @@ class DriftDetector:
     kinds: Mapping[str, Kind] | None = field(default=None, repr=False)
     tests: Mapping[str, str] = field(default_factory=dict[str, str])
     fresh: Mapping[str, float] = field(default_factory=dict[str, float])
+    counts: SchemaStats | None = field(default=None, repr=False)
     blocks: Any = field(default=None, repr=False)
     name: str = "drift"
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
@@ -144,7 +149,9 @@ class DriftDetector:
         _check_fresh(self.fresh, self._fitted)
         self.categorical = tuple(self.categorical)
 
-    def detect_drift(self, current: Any, alpha: float | None = None) -> DriftReport:
+    def detect_drift(
+        self, current: Any, alpha: float | None = None, *, counts: SchemaStats | None = None
+    ) -> DriftReport:
         """Compare ``current`` with the reference.
 
         Parameters
@@ -154,6 +161,10 @@ class DriftDetector:
             those of an array by position.
         alpha
             Level of this check instead of the detector's.
+        counts
+            What the schema has refused and repaired of ``current``
+            (``schema.take_stats()``): rows that were clipped, imputed or turned away are
+            tested beside those that came through.  Compared with the detector's ``counts``.
 
         Returns
         -------
@@ -185,7 +196,7 @@ class DriftDetector:
             tests=self.tests,
         )
         reference, table = batch_of(current, self._fitted)
-        features = _compared(reference, table, rules, self.correction)
+        features = _compared(reference, table, rules, self.correction, self._breaches(counts))
         report = DriftReport(
             features,
             alpha=level,
@@ -195,6 +206,13 @@ class DriftDetector:
         )
         self._announce(report)
         return report
+
+    def _breaches(self, counts: SchemaStats | None) -> tuple[SchemaStats, SchemaStats] | None:
+        if counts is None:
+            return None
+        # A schema that was learnt from the reference refused nothing of it.
+        rows = max((column.sample.rows for column in self._fitted.columns.values()), default=0)
+        return self.counts or SchemaStats(rows=rows), counts
 
     def _announce(self, report: DriftReport) -> None:
         drifted = frozenset(report.drifted)
@@ -220,7 +238,11 @@ class DriftDetector:
 
 
 def _compared(
-    reference: Reference, table: Table, rules: Rules, correction: Correction
+    reference: Reference,
+    table: Table,
+    rules: Rules,
+    correction: Correction,
+    breaches: tuple[SchemaStats, SchemaStats] | None,
 ) -> dict[str, FeatureDrift]:
     found: dict[str, tuple[tuple[Evidence, ...], Details]] = {}
     for name, column in reference.columns.items():
@@ -230,6 +252,9 @@ def _compared(
         except Exception as error:
             # One column that no one can read must not cost the verdict on the others.
             found[name] = (unreadable(error),), Details()
+        if breaches is not None:
+            evidence, details = found[name]
+            found[name] = (*evidence, *of_breaches(name, *breaches, rules)), details
     tested = [e.p_value for evidence, _ in found.values() for e in evidence if e.tested]
     adjusted = iter(adjust(tested, correction).tolist())
     verdicts: dict[str, FeatureDrift] = {}

@@ -47,7 +47,8 @@ class Evidence:
     aspect
         ``"distribution"``, ``"missing"``, ``"infinite"``, ``"type"`` (values of a wrong
         one, or fractions where all were whole), ``"levels"`` (new ones), ``"range"``
-        (values beyond that of the reference), ``"freshness"`` or ``"column"`` (it is gone).
+        (values beyond that of the reference), ``"freshness"``, ``"validation"`` (rows that
+        break a rule of the schema) or ``"column"`` (it is gone).
     measure
         ``"ks"``, ``"chi2"``, ``"rate"``, ``"new"``, ``"beyond"``, ``"age"``, ``"column"``, or
         the test that was chosen: ``"cramer_von_mises"``, ``"anderson_darling"``, ``"g_test"``.

@@ -5,7 +5,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 
@@ -196,6 +196,9 @@ class PredictionDriftMonitor:
     _window: SlidingMoments = field(default_factory=SlidingMoments, init=False, repr=False)
     _cells: Counts | None = field(default=None, init=False, repr=False)
     _lengths: float = field(default=1.0, init=False, repr=False)
+    # How many have come into the window and left it since it was last looked at.
+    _come: int = field(default=0, init=False, repr=False)
+    _gone: int = field(default=0, init=False, repr=False)
     _heard: int = field(default=0, init=False, repr=False)
     _baseline: Baseline | None = field(default=None, init=False, repr=False)
     _drifting: bool = field(default=False, init=False, repr=False)
@@ -245,6 +248,8 @@ class PredictionDriftMonitor:
         >>> monitor.check_drift().reason
         'mean 0.5 -> 0.5: +inf standard deviations of the baseline'
         """
+        if not isinstance(cast("Any", predictions), Iterable):
+            raise BadConfiguration(f"a baseline needs predictions, not {predictions!r}")
         values = _usable(np.array([number_of(prediction) for prediction in predictions]))
         if len(values) < 2:
             raise BadConfiguration(f"a baseline needs at least 2 predictions, not {len(values)}")
@@ -253,7 +258,7 @@ class PredictionDriftMonitor:
             self._fold()
             self._baseline = baseline
             self._cells = baseline.cells(self._window.values())
-            self._lengths = 1.0
+            self._lengths, self._come, self._gone = 1.0, 0, 0
             self._drifting = False
 
     def add_prediction(self, prediction: float) -> None:
@@ -269,7 +274,8 @@ class PredictionDriftMonitor:
         """
         try:
             self._append(prediction)
-        except (TypeError, OverflowError):
+        except Exception:
+            # Whatever a type raises that will not be a number.
             self._append(number_of(prediction))
         if len(self._incoming) >= _BATCH:
             with self._lock:
@@ -328,6 +334,7 @@ class PredictionDriftMonitor:
                 raise BadConfiguration(
                     "no baseline: call set_baseline() with predictions of the validation set"
                 )
+            self._look()
             result = self._judged(self._baseline, self._cells, limit)
             begun = result.drift_detected and not self._drifting
             if result.level is not DriftLevel.INCONCLUSIVE:
@@ -392,7 +399,7 @@ class PredictionDriftMonitor:
         if self.window_seconds is not None:
             self._leave(self._window.until(self.clock.monotonic() - self.window_seconds))
         self._leave(len(self._window) - self.window_size)
-        self._lengths += count / max(1, len(self._window))
+        self._come += count
 
     def _enter(self, values: Floats, stamps: Floats) -> None:
         self._window.extend(values, stamps)
@@ -402,9 +409,16 @@ class PredictionDriftMonitor:
     def _leave(self, count: int) -> None:
         if count <= 0:
             return
+        self._gone += count
         gone = self._window.drop(count)
         if self._baseline is not None and self._cells is not None:
             self._cells -= self._baseline.cells(gone)
+
+    def _look(self) -> None:
+        """Pay for one look: by how far the window has moved, and never by more than a length."""
+        moved = max(self._come, self._gone) / max(1, len(self._window))
+        self._lengths += min(1.0, moved)
+        self._come = self._gone = 0
 
     def _judged(self, baseline: Baseline, cells: Counts, threshold: float) -> PredictionDrift:
         window = self._window.moments()

@@ -8,7 +8,8 @@ or so at a time), values outside the baseline's range, and values that are no fi
 A window is looked at again and again, and each look could alarm by chance.  A p-value ``p``
 of one look is therefore multiplied by three numbers: 5 for the aspects, ``1 - 2 log p`` for all
 looks while the window moves on by one length (the largest of a sliding mean: Siegmund [1]_,
-section 9), and ``e (e + 1)`` for the ``e`` lengths since the baseline, as the sum of
+section 9), and ``e (e + 1)`` for the ``e`` lengths since the baseline (a look that comes after
+more than one length counts as one, for nobody looked meanwhile), as the sum of
 ``1 / e (e + 1)`` is one.  What comes out may be compared with one level at every look, for
 ever.
 
@@ -211,15 +212,15 @@ def _invalid(baseline: Baseline, invalid: int, rows: int, limits: Limits) -> Fin
     share, usually = invalid / rows, baseline.usually
     reason = f"{share:.3g} of the predictions are no finite number, {usually:.3g} of the baseline"
     large = invalid >= _FEW and share - usually >= limits.invalid
-    known = (baseline.rows * usually + 1.0) / (baseline.rows + 2.0)
-    return Finding("invalid", _binomial_tail(share, known, rows), large, reason)
+    # The baseline is a sample too.  That so many of both samples' bad answers lie in the window
+    # is a draw without replacement, seen from either side (Hoeffding 1963, section 6).
+    together = (invalid + baseline.rows * usually) / (rows + baseline.rows)
+    apart = max(rows * _apart(share, together), baseline.rows * _apart(usually, together))
+    p = math.exp(-apart) if share > usually else 1.0
+    return Finding("invalid", p, large, reason)
 
 
-def _binomial_tail(share: float, known: float, rows: int) -> float:
-    """Chernoff's bound on a share of at least ``share`` where ``known`` is expected."""
-    if share <= known:
-        return 1.0
-    apart = share * math.log(share / known)
-    if share < 1.0:
-        apart += (1.0 - share) * math.log((1.0 - share) / (1.0 - known))
-    return math.exp(-rows * apart)
+def _apart(share: float, known: float) -> float:
+    """Exponent of Chernoff's bound on ``share`` where ``known`` is expected."""
+    pairs = ((share, known), (1.0 - share, 1.0 - known))
+    return max(0.0, sum(a * math.log(a / b) for a, b in pairs if a > 0.0 and b > 0.0))

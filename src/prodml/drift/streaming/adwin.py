@@ -4,11 +4,13 @@ import math
 from dataclasses import dataclass, field
 from typing import final
 
-from prodml.drift.streaming.detector import StreamDetector, between, whole
+from prodml.drift.streaming.detector import StreamDetector, between, known, whole
 
 __all__ = ["ADWIN"]
 
 _FAR = math.inf
+# More values than any stream has.
+_ROWS = 64
 
 
 @final
@@ -161,9 +163,12 @@ class ADWIN(StreamDetector):
             self._rows.pop()
 
     def _restored(self) -> None:
-        held = sum(2**i * len(sums) for i, (sums, _) in enumerate(self._rows))
-        if held != self.width or any(len(a) != len(b) for a, b in self._rows):
+        rows = self._rows
+        held = sum(2**i * len(sums) for i, (sums, _) in enumerate(rows))
+        if held != self.width or any(len(a) != len(b) for a, b in rows):
             raise ValueError(f"its buckets hold {held} values and not {self.width}")
+        known("buckets", 1 <= len(rows) <= _ROWS and (len(rows) == 1 or bool(rows[-1][0])))
+        known("buckets", all(isinstance(each, float | int) for row in rows for each in sum(row, [])))
 
     def _cut(self) -> bool:
         """Whether some cut divides two parts with different means."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
-from prodml.drift.streaming.detector import StreamDetector, between, whole
+from prodml.drift.streaming.detector import StreamDetector, between, known, whole
 from prodml.errors import BadConfiguration
 
 __all__ = ["DDM"]
@@ -68,6 +68,9 @@ class DDM(StreamDetector):
     def _start(self) -> None:
         self._count, self._rate = 0, 0.0
         self._best_rate, self._best_spread = 2.0, 0.0
+
+    def _restored(self) -> None:
+        known("a rate", 0.0 <= self._rate <= 1.0 + 1e-9 and self._best_spread >= 0.0)
 
     def _take(self, value: float) -> bool:
         self._count += 1

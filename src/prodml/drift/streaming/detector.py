@@ -3,11 +3,11 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from prodml.errors import BadConfiguration, CorruptRecord
 
-__all__ = ["StreamDetector", "between", "number_of", "whole"]
+__all__ = ["StreamDetector", "between", "known", "number_of", "whole"]
 
 # Squares and sums of larger numbers overflow; they are counted with the infinite ones.
 _LARGEST = 1e100
@@ -100,7 +100,7 @@ class StreamDetector(ABC):
             for name in _states(made):
                 setattr(made, name, _copied(kept["state"][name], getattr(made, name)))
             made._restored()
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise CorruptRecord(cls.__name__, f"{type(error).__name__}: {error}") from error
         return made
 
@@ -115,8 +115,8 @@ class StreamDetector(ABC):
     def _keeping(self) -> None:  # noqa: B027 - most have nothing to do
         """Write down as state what is not: about to be kept."""
 
-    def _restored(self) -> None:  # noqa: B027 - most have nothing to do
-        """Build again what is derived from state."""
+    def _restored(self) -> None:  # noqa: B027 - some have nothing to do
+        """Build again what is derived from state; a ValueError if no stream leads to it."""
 
     def _usable(self, value: Any) -> float | None:
         number = number_of(value)
@@ -131,7 +131,8 @@ def number_of(value: Any) -> float:
     """``value`` as a float; NaN if it is no number."""
     try:
         return float(value)
-    except (TypeError, ValueError, OverflowError):
+    except Exception:
+        # Whatever a type raises that will not be a number: a stream goes on.
         return math.nan
 
 
@@ -142,11 +143,29 @@ def _states(detector: StreamDetector) -> list[str]:
 def _copied(value: Any, like: Any) -> Any:
     """``value`` as a value of its own, if it is of the kind of ``like``."""
     kind = float if isinstance(like, float) else type(like)
-    if kind is float and isinstance(value, int):
+    if kind is float and type(value) is int:
         value = float(value)
-    if not isinstance(value, kind):
+    if type(value) is not kind:
         raise TypeError(f"{value!r} where {kind.__name__} is meant")
+    if kind is int:
+        known("a count", value >= 0)
+    if kind is not bool:
+        _refuse_odd(value)
     return _deep(value)
+
+
+def _refuse_odd(item: Any) -> None:
+    if isinstance(item, list):
+        for part in cast("list[Any]", item):
+            _refuse_odd(part)
+    elif type(item) not in {float, int} or not math.isfinite(item):
+        raise TypeError(f"{item!r} where a finite number is meant")
+
+
+def known(what: str, sound: bool) -> None:  # noqa: FBT001 - reads as a sentence
+    """Refuse a state that no stream leads to."""
+    if not sound:
+        raise ValueError(f"{what} that no stream leads to")
 
 
 def _deep(item: Any) -> Any:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
-from prodml.drift.streaming.detector import StreamDetector, between, whole
+from prodml.drift.streaming.detector import StreamDetector, between, known, whole
 from prodml.errors import BadConfiguration
 
 __all__ = ["EDDM"]
@@ -74,6 +74,11 @@ class EDDM(StreamDetector):
         self._count = self._errors = self._last = 0
         self._mean = self._squares = 0.0
         self._largest = -1.0
+
+    def _restored(self) -> None:
+        known("errors", max(self._errors, self._last) <= self._count)
+        known("distances", 0.0 <= self._mean <= self._count and self._squares >= 0.0)
+        known("distances", self._largest > 0.0 or self._largest == -1.0)
 
     def _take(self, value: float) -> bool:
         self._count += 1

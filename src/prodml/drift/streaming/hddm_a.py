@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
-from prodml.drift.streaming.detector import StreamDetector, between
+from prodml.drift.streaming.detector import StreamDetector, between, known
 from prodml.errors import BadConfiguration
 
 __all__ = ["HDDM_A"]
@@ -65,6 +65,12 @@ class HDDM_A(StreamDetector):  # noqa: N801 - the name it is known by
     def _start(self) -> None:
         self._count = self._low_count = self._high_count = 0
         self._mean = self._low_mean = self._high_mean = 0.0
+
+    def _restored(self) -> None:
+        for count in (self._low_count, self._high_count):
+            known("a cut", min(1, self._count) <= count <= self._count)
+        means = (self._mean, self._low_mean, self._high_mean)
+        known("a mean", all(0.0 <= mean <= 1.0 + 1e-9 for mean in means))
 
     def _take(self, value: float) -> bool:
         self._count += 1

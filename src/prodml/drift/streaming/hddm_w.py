@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, final
 
-from prodml.drift.streaming.detector import StreamDetector, between
+from prodml.drift.streaming.detector import StreamDetector, between, known
 from prodml.errors import BadConfiguration
 
 __all__ = ["HDDM_W"]
@@ -70,6 +70,12 @@ class HDDM_W(StreamDetector):  # noqa: N801 - the name it is known by
         self._total = []
         self._low, self._high = [[], []], [[], []]
         self._floor, self._ceiling = 1e9, -1e9
+
+    def _restored(self) -> None:
+        known("cuts", len(self._low) == len(self._high) == 2)
+        for average in (self._total, *self._low, *self._high):
+            known("an average", len(average) in {0, 2})
+            known("an average", all(0.0 <= part <= 1.0 + 1e-9 for part in average))
 
     def _take(self, value: float) -> bool:
         self._add(self._total, value)

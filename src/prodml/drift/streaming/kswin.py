@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, final
 
-from prodml.drift.streaming.detector import StreamDetector, between, whole
+from prodml.drift.streaming.detector import StreamDetector, between, known, whole
 from prodml.errors import BadConfiguration
 
 __all__ = ["KSWIN"]
@@ -108,12 +108,14 @@ class KSWIN(StreamDetector):
         return distance >= self._critical and distance > self.min_distance
 
     def _keeping(self) -> None:
-        version, words, spare = self._draws.getstate()
-        self._random = [version, list(words), spare]
+        version, words, _ = self._draws.getstate()
+        self._random = [version, list(words)]
 
     def _restored(self) -> None:
-        version, words, spare = self._random
-        self._draws.setstate((version, tuple(words), spare))
+        known("a window", len(self._window) <= self.window_size)
+        known("a window", all(isinstance(value, float | int) for value in self._window))
+        version, words = self._random
+        self._draws.setstate((version, tuple(words), None))
 
 
 def _distance(a: list[float], b: list[float]) -> float:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, final
 
-from prodml.drift.streaming.detector import StreamDetector, between, whole
+from prodml.drift.streaming.detector import StreamDetector, between, known, whole
 from prodml.drift.streaming.run_length import threshold_of
 from prodml.errors import BadConfiguration
 
@@ -99,6 +99,10 @@ class PageHinkley(StreamDetector):
         # As in Page's scheme the sums may fall below where they began, and rise above it.
         self._lowest = self._highest = 0.0
         self._limit = self._plain()
+
+    def _restored(self) -> None:
+        known("a spread", self._squares >= 0.0)
+        known("a limit", self._limit == self._plain())
 
     def _plain(self) -> float:
         if self.threshold is not None:

@@ -4,10 +4,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Literal, final
 
-from prodml.drift.streaming.detector import StreamDetector, between, number_of, whole
+from prodml.drift.streaming.detector import StreamDetector, between, known, number_of, whole
 from prodml.drift.streaming.run_length import log_threshold
 from prodml.errors import BadConfiguration
 
@@ -193,10 +194,19 @@ class RankCUSUM(StreamDetector):
         return [t * (score - k) / limit for score in scores]
 
     def _restored(self) -> None:
-        if self._edges:
-            if not len(self._counts) == len(self._learnt) == len(self._edges) + 1:
-                raise ValueError("cells and edges do not match")
-            self._derive()
+        edges, counts, learnt = self._edges, self._counts, self._learnt
+        known("values", all(isinstance(value, float | int) for value in self._learning))
+        if not edges:
+            known("cells without edges", not (counts or learnt or self._due))
+            return
+        if not len(counts) == len(learnt) == len(edges) + 1:
+            raise ValueError("cells and edges do not match")
+        known("edges", all(a < b for a, b in pairwise(edges)))
+        pairs = zip(learnt, counts, strict=True)
+        known("counts", all(type(a) is type(b) is int and 0 <= a <= b for a, b in pairs))
+        known("counts", sum(learnt) > 0)
+        known("a sum", 0.0 <= self._rise < 1.0 and 0.0 <= self._fall < 1.0)
+        self._derive()
 
 
 def edges_of(ordered: Sequence[float], cells: int) -> list[float]:
