@@ -82,7 +82,6 @@ class Cells:
     temporal: bool = False
     _upto: Ints | None = field(default=None, init=False, repr=False)
     _spans: tuple[Floats, Floats] | None = field(default=None, init=False, repr=False)
-    _middles: tuple[Floats, Floats] | None = field(default=None, init=False, repr=False)
     _moments: tuple[float, ...] = field(default=(), init=False, repr=False)
     _quantiles: dict[float, float] = field(
         default_factory=dict[float, float], init=False, repr=False
@@ -155,7 +154,8 @@ class Cells:
     @property
     def size(self) -> int:
         """Rows that hold a finite number."""
-        return self.rows - self.missing - self.invalid - self.infinite
+        # Counts by hand may be of numpy, whose products overflow.
+        return int(self.rows - self.missing - self.invalid - self.infinite)
 
     @property
     def infinite(self) -> int:
@@ -262,11 +262,7 @@ class Cells:
         """Values with at most each code."""
         if codes is self.codes:
             return self._running()
-        return self.before(self.codes.searchsorted(codes, "right"))
-
-    def before(self, places: Ints) -> Ints:
-        """Values of the first so many codes."""
-        return np.concatenate((_NOUGHT, self._running()))[places]
+        return of_first(self._running(), self.codes.searchsorted(codes, "right"))
 
     def _running(self) -> Ints:
         """Values with at most each of the occupied codes."""
@@ -393,15 +389,6 @@ class Cells:
             low, high = np.where(near, nearest, low), np.where(near, nearest, high)
         return low, high
 
-    def middles(self) -> tuple[Floats, Floats]:
-        """Middle of each occupied code, and half its width."""
-        if self._middles is None:
-            low, high = self.spans()
-            with np.errstate(over="ignore", invalid="ignore"):
-                half = (high - low) / 2
-                object.__setattr__(self, "_middles", (low + half, half))
-        return cast("tuple[Floats, Floats]", self._middles)
-
     def single(self, codes: Ints) -> npt.NDArray[np.bool_]:
         """Which codes can hold one value only."""
         alone = codes & 1 == 1
@@ -427,8 +414,10 @@ class Cells:
     def _computed_moments(self) -> tuple[float, ...]:
         if not self.size or self.marks is not None:
             return (math.nan,) * 4
-        middle, half = self.middles()
+        low, high = self.spans()
         with np.errstate(over="ignore", invalid="ignore"):
+            half = (high - low) / 2
+            middle = low + half
             weights = self.counts / self.size
             mean = float((weights * middle).sum())
             std = math.sqrt(float((weights * (middle - mean) ** 2).sum()))
@@ -445,6 +434,11 @@ ADDED: tuple[str, ...] = (
     "fractional",
 )
 """What of a state is counted, beside the cells."""
+
+
+def of_first(running: Ints, places: Ints) -> Ints:
+    """Running sums of the first so many."""
+    return np.concatenate((_NOUGHT, running))[places]
 
 
 def steps(running: Ints) -> Ints:

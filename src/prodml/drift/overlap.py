@@ -10,12 +10,14 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from prodml.drift.cells import Cells, merged, steps
+from prodml.drift.cells import Cells, merged, of_first, steps
 
 __all__ = ["CellGap", "cell_gap", "cell_wasserstein"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
+
+_MOST = 1 << 62
 
 
 class CellGap(NamedTuple):
@@ -48,6 +50,7 @@ def cell_gap(reference: Cells, current: Cells) -> CellGap:
         return _plain_gap(reference, current)
     codes, below, beneath = _aligned(reference, current)
     n, m = reference.size, current.size
+    below, beneath = (_whole(counts, n * m) for counts in (below, beneath))
     old, new = steps(below), steps(beneath)
     gaps = np.abs(below * m - beneath * n)
     top = int(gaps.argmax())
@@ -62,8 +65,11 @@ def _plain_gap(a: Cells, b: Cells) -> CellGap:
     """The same for cells of one width, without sorting the codes of both together."""
     n, m = a.size, b.size
     beside = b.codes.searchsorted(a.codes, "right")
-    below, beneath = a.upto(a.codes), b.before(beside)
+    below, beneath = a.upto(a.codes), of_first(b.upto(b.codes), beside)
     under, beyond = a.upto(b.codes), b.upto(b.codes)
+    below, beneath, under, beyond = (
+        _whole(counts, n * m) for counts in (below, beneath, under, beyond)
+    )
     at_a, at_b = np.abs(below * m - beneath * n), np.abs(under * m - beyond * n)
     i, j = int(at_a.argmax()), int(at_b.argmax())
     if at_a[i] >= at_b[j]:
@@ -81,6 +87,11 @@ def _plain_gap(a: Cells, b: Cells) -> CellGap:
     return CellGap(best, bound, place[0], place[1] / n, place[2] / m)
 
 
+def _whole(counts: Ints, pairs: int) -> Ints:
+    """Counts whose products stay whole: beyond 64 bits, as integers of Python."""
+    return counts if pairs < _MOST else counts.astype(object)
+
+
 def cell_wasserstein(reference: Cells, current: Cells) -> tuple[float, float]:
     """Earth mover's distance of values in the middle of their cells, and its error bound.
 
@@ -94,9 +105,10 @@ def cell_wasserstein(reference: Cells, current: Cells) -> tuple[float, float]:
     error = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for cells in (reference, current):
-            middle, half = cells.middles()
+            low, high = cells.spans()
+            half = (high - low) / 2
             error += float((half * cells.counts).sum()) / cells.size
-            places.append(middle)
+            places.append(low + half)
         points = np.concatenate(places)
         shares = np.concatenate((reference.counts / reference.size, -current.counts / current.size))
         # Two sorted runs: a merge sort sees them.
