@@ -316,3 +316,20 @@ class Joining(RuleBasedStateMachine):
 
 TestJoining = Joining.TestCase
 TestJoining.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize("wrong", [1.0, 0.6])
+def test_a_detector_that_was_fitted_knows_which_way_the_first_errors_went(wrong):
+    for seed in range(10):
+        heard, detector = [], RankCUSUM()
+        detector.fit([0.0] * 180 + [1.0] * 20)
+        events = Stream()
+        events.subscribe(PerformanceDropped, heard.append)
+        events.subscribe(DriftDetected, heard.append)
+        monitor = ConceptDriftMonitor(detectors=[detector], events=events)
+        rng = np.random.default_rng(seed)
+        for i in range(60):
+            monitor.predicted(f"r{i}", 1)
+            monitor.labelled(f"r{i}", 0 if rng.random() < wrong else 1)
+        assert isinstance(heard[0], PerformanceDropped)
+        assert heard[0].current <= 0.7

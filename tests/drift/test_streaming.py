@@ -347,3 +347,52 @@ def test_every_detector_is_a_stream_detector_by_keyword():
         assert isinstance(detector, StreamDetector)
         with pytest.raises(TypeError):
             type(detector)(1.0)
+
+
+def leaves(item, path=()):
+    """Every part of a state, the first three of a list."""
+    if isinstance(item, dict | list):
+        parts = item.items() if isinstance(item, dict) else list(enumerate(item))[:3]
+        if path:
+            yield path
+        for key, part in parts:
+            yield from leaves(part, (*path, key))
+    else:
+        yield path
+
+
+def changed(kept, path, value):
+    kept = json.loads(json.dumps(kept))
+    inner = kept["state"]
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return kept
+
+
+@pytest.mark.parametrize("odd", ["x", None, math.nan, -1, -5.0, 0, [], [["x"]], 10**400, True])
+@pytest.mark.parametrize("make", [ADWIN, DDM, EDDM, HDDM_A, HDDM_W, KSWIN, PageHinkley, RankCUSUM])
+def test_a_crafted_state_is_refused_or_works(make, odd):
+    for count in (0, 5, 320):
+        detector = make()
+        detections(detector, [0.0, 1.0, 1.0, 0.0, 0.0] * (count // 5))
+        kept = detector.to_dict()
+        for path in leaves(kept["state"]):
+            try:
+                other = make.from_dict(changed(kept, path, odd))
+            except CorruptRecord:
+                continue
+            detections(other, [0.0, 1.0] * 150)
+            json.dumps(other.to_dict())
+
+
+@pytest.mark.parametrize("make", [ADWIN, PageHinkley, RankCUSUM])
+def test_no_value_raises(make):
+    class Stubborn:
+        def __float__(self):
+            raise RuntimeError("not a number")
+
+    detector = make()
+    for value in (Stubborn(), Decimal("sNaN"), "x", [], 1j):
+        assert detector.update(value) is False
+    assert (detector.seen, detector.invalid) == (0, 5)

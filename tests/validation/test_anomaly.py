@@ -184,3 +184,26 @@ def test_anomalies_are_ranked_about_as_an_isolation_forest_does_or_better(make, 
     theirs = -forest.score_samples(data[asked])
     gain = metrics.roc_auc_score(odd[asked], ours) - metrics.roc_auc_score(odd[asked], theirs)
     assert gain >= least
+
+
+def test_settings_that_would_be_ignored_are_refused():
+    reference = {"a": np.arange(100.0), "b": np.arange(100.0)}
+    for settings, word in (
+        ({"fields": ["a", "typo"]}, "typo"),
+        ({"held_out": 0.999}, "held_out"),
+        ({"top": -1}, "top"),
+    ):
+        with pytest.raises(BadConfiguration, match=word):
+            AnomalyDetector(reference, **settings)
+
+
+def test_a_level_that_cannot_be_hashed_is_a_new_one():
+    detector = AnomalyDetector({"plan": ["a", "b"] * 500})
+    found = detector.score({"plan": ([],)})
+    assert found == detector.score({"plan": "new"})
+    assert detector.score_batch([{"plan": ([],)}]).p_values[0] == found.p_value
+
+
+def test_huge_numbers_pass_without_a_warning():
+    detector = AnomalyDetector({"a": np.array([1e308, -1e308] * 50), "b": np.arange(100.0)})
+    assert 0.0 <= detector.score({"a": 1.0, "b": 1.0}).p_value <= 1.0

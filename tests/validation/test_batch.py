@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prodml.errors import InvalidFeatures
+from prodml.errors import BadConfiguration, InvalidFeatures
 from prodml.validation import Field, Rule, Schema
 from prodml.validation.columns import Frame
 
@@ -315,3 +315,96 @@ def test_one_row_as_a_frame_is_a_few_lists(frame):
 def test_a_thing_that_is_no_table_is_a_type_error():
     with pytest.raises(TypeError):
         SCHEMA.validate_batch(5)
+
+
+def test_an_array_is_repaired_without_cutting():
+    halves = Schema({"x0": Field(float, minimum=0.5, on={"range": "clip"})})
+    assert halves.validate_batch(np.array([[0], [1]])).valid_rows.tolist() == [[0.5], [1.0]]
+    narrow = Schema({"x0": Field(float, maximum=0.1, on={"range": "clip"})})
+    repaired = narrow.validate_batch(np.array([[5.0]], dtype="f4")).valid_rows
+    assert narrow.validate_batch(repaired).violations == {}
+
+
+def test_a_text_among_numbers_does_not_make_texts_of_them():
+    schema = Schema({"a": Field("any", default="unknown", on={"missing": "impute"})})
+    numbers = np.array([1.5, np.nan])
+    assert schema.validate_batch({"a": numbers}).valid_rows == {"a": [1.5, "unknown"]}
+    assert schema.validate_batch(numbers[:, None]).valid_rows.tolist() == [[1.5], ["unknown"]]
+    with pytest.raises(BadConfiguration, match="field 'a'"):
+        schema.validate_batch(pl.DataFrame({"a": [1.5, None] * 50}))
+
+
+@pytest.mark.parametrize("times", [2, 200])
+def test_a_repaired_column_keeps_its_type(times):
+    clipped = Schema({"a": Field(int, maximum=5, on={"range": "clip"})})
+    filled = Schema({"a": Field(str, default="b", on={"missing": "impute"})})
+    ints = pl.DataFrame({"a": pl.Series([9, 1] * times, dtype=pl.Int32)})
+    assert clipped.validate_batch(ints).valid_rows.schema == ints.schema
+    frame = pd.DataFrame({"a": pd.Series([9, 1] * times, dtype="int16")})
+    assert clipped.validate_batch(frame).valid_rows.dtypes.equals(frame.dtypes)
+    levels = pl.DataFrame({"a": pl.Series(["b", None] * times, dtype=pl.Categorical)})
+    assert filled.validate_batch(levels).valid_rows.schema == levels.schema
+    frame = pd.DataFrame({"a": pd.Categorical(["b", None] * times)})
+    assert filled.validate_batch(frame).valid_rows.dtypes.equals(frame.dtypes)
+    # What does not fit, widens.
+    other = pd.DataFrame({"a": pd.Categorical(["c", None] * times)})
+    assert filled.validate_batch(other).valid_rows["a"].tolist() == ["c", "b"] * times
+
+
+def test_moments_of_an_array_stay_moments():
+    schema = Schema({"a": Field(datetime, minimum=datetime(2020, 1, 1), on={"range": "clip"})})
+    stamps = np.array(["2019-01-01", "2021-01-01"], dtype="datetime64[ns]")
+    found = schema.validate_batch({"a": stamps}).valid_rows["a"]
+    assert found.dtype == stamps.dtype
+    assert found.tolist()[0] == stamps.dtype.type("2020-01-01", "ns").item()
+    old = Schema({"a": Field(datetime, minimum=datetime(1500, 1, 1), on={"range": "clip"})})
+    early = np.array(["1400-01-01", "2021-01-01"], dtype="datetime64[D]")
+    assert str(old.validate_batch({"a": early}).valid_rows["a"][0])[:10] == "1500-01-01"
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, float(2**53 + 2), 2**53, 2**62 + 1, -(2**53) - 1])
+@pytest.mark.parametrize("bound", [2.0**53, 2**53 + 1, 2**62 + 1, 2.0**62, 10**400])
+def test_large_numbers_fare_alike_alone_and_in_a_column(value, bound):
+    for settings_ in ({"maximum": bound}, {"minimum": bound}, {"minimum": -bound}):
+        schema = Schema({"a": Field(float, **settings_)})
+        alone = not schema.check({"a": value})
+        assert schema.validate_batch({"a": np.array([value])}).ok is alone
+        assert schema.validate_batch([{"a": value}]).ok is alone
+
+
+def test_a_pandas_column_need_not_be_named_by_text():
+    frame = pd.DataFrame({0: [1, 2], "a": [1, -1]})
+    schema = Schema({"a": Field(int, minimum=0, on={"range": "quarantine"})})
+    assert schema.validate_batch(frame).held == 1
+    assert schema.quarantine.drain()[0].row == {0: 2, "a": -1}
+    with pytest.raises(BadConfiguration, match="must be text"):
+        Schema.infer(frame)
+
+
+def test_what_is_no_batch_is_named():
+    schema = Schema({"age": Field(int), "plan": Field(str)})
+    with pytest.raises(TypeError, match=r"'age'.*5.*validate\(\)"):
+        schema.validate_batch({"age": 5, "plan": "pro"})
+    with pytest.raises(TypeError, match="'plan'"):
+        Schema({"plan": Field(str)}).validate_batch({"plan": "pro"})
+    with pytest.raises(ValueError, match="'plan': 2"):
+        schema.validate_batch({"age": [5], "plan": ["a", "b"]})
+    with pytest.raises(TypeError, match="row 1"):
+        Schema.infer([{"a": 1}, None])
+    with pytest.raises(ValueError, match="differ"):
+        Schema.infer(np.zeros((3, 2)), ["a", "a"])
+
+
+@pytest.mark.parametrize("times", [1, 100])
+@pytest.mark.parametrize("make", [pl.DataFrame, pd.DataFrame, pa.table])
+def test_a_whole_bound_fits_into_a_column_of_floats(make, times):
+    schema = Schema({"a": Field(float, minimum=0, maximum=1, on={"range": "clip"})})
+    frame = make({"a": [-5.0, 0.5, 7.0] * times})
+    repaired = schema.validate_batch(frame).valid_rows
+    assert Frame(repaired).column("a")[0] == pytest.approx([0.0, 0.5, 1.0] * times)
+    assert schema.validate_batch(repaired).violations == {}
+    halves = Schema({"a": Field(float, minimum=0.5, on={"range": "clip"})})
+    whole = make({"a": [0, 3] * times})
+    assert Frame(halves.validate_batch(whole).valid_rows).column("a")[0] == pytest.approx(
+        [0.5, 3.0] * times
+    )

@@ -110,3 +110,18 @@ def test_a_diff_prints_all_that_changed():
     assert lines[-1] == "rows that the old schema accepts may be refused"
     with pytest.raises(KeyError):
         diff.effect("nothing")
+
+
+def test_moments_are_compared_as_moments():
+    def compatible(setting, old, new):
+        schemas = [Schema({"a": Field("datetime", **{setting: each})}) for each in (old, new)]
+        return schemas[0].diff(schemas[1]).compatible
+
+    # Five hours east is the earlier moment, though the text is the larger one.
+    east, here = "2024-01-01T00:00:00+05:00", "2024-01-01T00:00:00+00:00"
+    assert compatible("minimum", here, east)
+    assert not compatible("minimum", east, here)
+    assert compatible("maximum", east, here)
+    # A bound with a time zone refuses every moment without one.
+    assert not compatible("maximum", "2024-01-01T00:00:00", here)
+    assert not compatible("minimum", here, "2020-01-01T00:00:00")

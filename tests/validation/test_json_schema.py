@@ -209,3 +209,34 @@ def test_a_schema_of_pydantic_is_read():
     assert schema.check({"age": 20, "plan": "pro"}) == ()
     assert len(schema.check({"age": 3, "income": "x", "plan": "too long"})) == 3
     assert not math.isnan(schema.fields["age"].minimum)
+
+
+def test_bounds_that_are_left_out_as_drafts_up_to_4_say_it():
+    def bounds(**said):
+        document = {"properties": {"a": {"type": "integer", **said}}}
+        field = Schema.from_json_schema(document).fields["a"]
+        return field.minimum, field.maximum
+
+    assert bounds(minimum=0, exclusiveMinimum=True) == (1, None)
+    assert bounds(minimum=0, exclusiveMinimum=False) == (0, None)
+    assert bounds(maximum=9, exclusiveMaximum=True) == (None, 8)
+    assert bounds(exclusiveMaximum=True) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        [],
+        {"properties": {}, "required": 5},
+        {"properties": {"a": {"enum": 5}}},
+        {"properties": {"a": {"type": "number", "exclusiveMinimum": "x"}}},
+        {"properties": {"a": {"type": "string", "pattern": 5}}},
+        {"properties": {"a": {"type": ["string", 5]}}},
+        {"properties": {"a": {"x-prodml": 5}}},
+        {"properties": {}, "x-prodml": 5},
+    ],
+)
+def test_a_document_of_a_wrong_shape_is_refused(document):
+    with pytest.raises(BadConfiguration):
+        Schema.from_json_schema(document)

@@ -219,3 +219,42 @@ def test_bad_rows_are_set_aside_without_a_switch_that_must_be_known():
     batch = Schema({"a": Field(float, minimum=0)}).validate_batch(frame)
     assert batch.valid_rows["a"].tolist() == [1.0, 2.0]
     assert batch.quarantined["a"].tolist() == [-1.0]
+
+
+def told_of(column, backend="pandas"):
+    """Our field, and what is told to be lost."""
+    theirs = BACKENDS[backend].DataFrameSchema({"a": column})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        field = from_pandera(theirs).fields["a"]
+    return field, [str(each.message) for each in told if each.category is NotExpressed]
+
+
+def test_checks_of_one_sort_hold_together():
+    check = pandera.Check
+    field, told = told_of(pandera.Column(int, [check.isin([1, 2]), check.isin([2, 3])]))
+    assert (field.categories, told) == ((2,), [])
+    lengths = [check.str_length(2, None), check.str_length(None, 5)]
+    field, told = told_of(pandera.Column(str, lengths))
+    assert (field.min_length, field.max_length, told) == (2, 5, [])
+    patterns = [check.str_matches("a"), check.str_matches("b")]
+    field, told = told_of(pandera.Column(str, patterns))
+    assert told == ["a: check str_matches: not checked here"]
+
+
+def test_checks_and_types_without_a_counterpart_are_told():
+    check, stamp = pandera.Check, pd.Timestamp("2024-01-01")
+    columns = [
+        pandera.Column(str, check.ge("b")),
+        pandera.Column(None, check.ge(1)),
+        pandera.Column("datetime64[ns]", check.gt(stamp)),
+        pandera.Column(None, [check.str_length(1, 2)]),
+        pandera.Column(pd.IntervalDtype("int64")),
+    ]
+    for column in columns:
+        field, told = told_of(column)
+        assert field.kind != "int"
+        assert len(told) == 1
+    structure = pandera_polars.Column(pl.Struct({"x": pl.Int64}))
+    field, told = told_of(structure, "polars")
+    assert (field.kind, len(told)) == ("any", 1)

@@ -1,5 +1,7 @@
 import math
 import pickle
+from array import array
+from collections import deque
 from datetime import datetime
 
 import numpy as np
@@ -283,3 +285,48 @@ def test_rules_travel():
     assert again.to_dict() == told
     assert "day < 7" in str(again)
     assert "workday: workday to hold" in str(again)
+
+
+@pytest.mark.parametrize("text", ["-" * 100_000 + "a > 0", "not " * 100_000 + "a", "(" * 1000])
+def test_a_text_that_is_nested_too_deeply_is_refused(text):
+    with pytest.raises(BadConfiguration) as error:
+        Rule(text)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(a > 0) + (b > 0) == 2",
+        "(a > 0) - (b > 0) == 0",
+        "(a > 0) * 3 + (b > 0) >= 3",
+        "a / b > 1",
+        "b / a > 1",
+        "a // b > 1",
+    ],
+)
+@pytest.mark.parametrize("values", [[2.0, 0.0, -1.0], [math.inf, 0.0, 3.0], [2.0, 3.0, 4.0]])
+def test_columns_and_scalars_of_numpy_judge_as_pythons_numbers(text, values):
+    schema = Schema({"a": Field("any"), "b": Field("any")}, rules=[text])
+    columns = {"a": np.array(values), "b": np.array(values[::-1])}
+    rows = [dict(zip("ab", pair, strict=True)) for pair in zip(values, values[::-1], strict=True)]
+    wanted = [rules(schema.check(row)) for row in rows]
+    scalars = [{name: column[i] for name, column in columns.items()} for i in range(len(rows))]
+    assert [rules(schema.check(row)) for row in scalars] == wanted
+    assert schema.validate_batch(columns).valid.tolist() == [not found for found in wanted]
+
+
+def test_no_sequence_is_multiplied():
+    for value in (deque([1]), array("b", [1]), "x", [1]):
+        told = Rule("a * b > 1").error({"a": value, "b": 10**9})
+        assert told == "TypeError: texts and sequences cannot be multiplied"
+
+
+def test_a_rule_about_a_whole_pandas_row_tells_its_values():
+    schema = Schema({"a": Field(int), "b": Field(int)}, rules=[Rule(_never, name="never")])
+    (found,) = schema.check(pd.DataFrame({"a": [3], "b": [1]}).iloc[0])
+    assert found.value == {"a": 3, "b": 1}
+
+
+def _never(row):
+    return False

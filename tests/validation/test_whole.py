@@ -261,3 +261,25 @@ def test_stats_travel():
     assert (told + told) - told == told
     with pytest.raises(BadConfiguration):
         SchemaStats.from_dict({"rows": 1})
+
+
+@pytest.mark.parametrize("action", ["impute", "clip"])
+def test_a_key_of_several_fields_cannot_be_repaired(action):
+    schema = Schema({"a": Field(int), "b": Field(int)}, unique=[("a", "b")], on={"unique": action})
+    for rows in ([{"a": 1, "b": 1}] * 2, {"a": [1, 1], "b": [1, 1]}):
+        assert schema.validate_batch(rows).valid.tolist() == [True, False]
+    assert schema.stats().breaches == {("a, b", "unique", "reject"): 2}
+
+
+@pytest.mark.parametrize("capacity", [1.5, None, "9", -1])
+def test_a_capacity_is_a_count(capacity):
+    with pytest.raises(BadConfiguration, match="capacity"):
+        Quarantine(capacity)
+
+
+def test_shares_of_very_many_rows_are_compared_in_little_memory():
+    n = 10**9
+    assert _equal_shares(n // 10, n, n // 10, n) > 0.9
+    assert _equal_shares(n // 10, n, n // 9, n) == 0.0
+    # Ten standard deviations.
+    assert 1e-25 < _equal_shares(n // 10, n, n // 10 + 134_000, n) < 1e-21

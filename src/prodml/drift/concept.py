@@ -108,7 +108,8 @@ class ConceptDriftMonitor:
     -----
     Safe for any number of threads.  States :class:`~prodml.events.PerformanceDropped` when the
     error has risen (``metric`` is ``"accuracy"`` without an ``error``, else ``"error"``; the
-    current value is the mean since the likeliest beginning of the change), and
+    current value is the mean since the likeliest beginning of the change; the reference is NaN
+    where a detector that was fitted elsewhere finds the very first errors changed), and
     :class:`~prodml.events.DriftDetected` when it has fallen.  As many ids as ``max_pending``
     are remembered once settled, to tell late and duplicate labels from unknown ones.
 
@@ -342,7 +343,7 @@ class ConceptDriftMonitor:
         found = [detector.update(error) for detector in self.detectors]
         self._drift = any(found)
         if self._drift:
-            self._facts.append(self._fact(type(self.detectors[found.index(True)]).__name__))
+            self._facts.append(self._fact(self.detectors[found.index(True)]))
             self._renew(found)
 
     def _renew(self, found: list[bool]) -> None:
@@ -353,12 +354,22 @@ class ConceptDriftMonitor:
             if not own:
                 detector.reset()
 
-    def _fact(self, method: str) -> Event:
+    def _means(self, detector: StreamDetector) -> tuple[float, float, bool]:
+        """Mean error before the change and since, and whether it has risen."""
         since = _since(list(self._recent))
         current = sum(since) / len(since)
         before = (self._total - sum(since)) / max(1, self._errors - len(since))
+        rose = current > before
+        if isinstance(detector, RankCUSUM) and detector.on == "location" and detector.rose != rose:
+            # It knew the errors from elsewhere (fit, from_dict): all that were heard are new.
+            return math.nan, sum(self._recent) / len(self._recent), detector.rose
+        return before, current, rose
+
+    def _fact(self, detector: StreamDetector) -> Event:
+        before, current, rose = self._means(detector)
+        method = type(detector).__name__
         at, what = self.clock.time(), "accuracy" if self.error is None else "error"
-        if current > before:
+        if rose:
             low, high = (before, current) if self.error else (1.0 - before, 1.0 - current)
             return PerformanceDropped(
                 at=at, source=self.name, metric=what, reference=low, current=high

@@ -223,11 +223,26 @@ def _field(name: str, column: Any) -> dict[str, Any]:
         told["on"] = {"missing": "impute"}
     for check in column.checks:
         take = _CHECKS.get(check.name)
-        if take is None or check.raise_warning:
+        said = check.statistics or {}
+        if take is None or check.raise_warning or not _fits(told, check.name, said):
             tell(name, f"check {check.name or check.error}: not checked here")
         else:
-            take(told, check.statistics or {})
+            take(told, said)
     return {**told, **kept}
+
+
+def _fits(told: Mapping[str, Any], check: str, said: Mapping[str, Any]) -> bool:
+    """Whether a field of this kind can hold ``check`` beside what it holds already."""
+    kind: str = told["kind"]
+    if check == "str_length":
+        return kind == "str"
+    if check == "str_matches":
+        return kind == "str" and "pattern" not in told
+    if check in {"isin", "equal_to"}:
+        return True
+    open_end = check in {"greater_than", "less_than"} or False in said.values()
+    kinds = {"float", "int"} if open_end else {"float", "int", "date", "datetime"}
+    return kind in kinds
 
 
 _PREFIXES = (
@@ -240,6 +255,7 @@ _PREFIXES = (
     ("date", "date"),
     ("binary", "bytes"),
 )
+_OTHERS = ("interval", "struct")
 
 
 def _kind(name: str, dtype: Any) -> str:
@@ -247,7 +263,7 @@ def _kind(name: str, dtype: Any) -> str:
         return "any"
     text = str(dtype).lower()
     for prefix, kind in _PREFIXES:
-        if text.startswith(prefix):
+        if text.startswith(prefix) and not text.startswith(_OTHERS):
             return kind
     tell(name, f"dtype {dtype}: not checked here")
     return "any"
@@ -289,13 +305,17 @@ def _between(told: dict[str, Any], said: Mapping[str, Any]) -> None:
 
 
 def _levels(told: dict[str, Any], said: Mapping[str, Any]) -> None:
-    told["categories"] = list(said.get("allowed_values", [said.get("value")]))
+    levels = list(said.get("allowed_values", [said.get("value")]))
+    before = told.get("categories", levels)
+    told["categories"] = [level for level in levels if level in before]
 
 
 def _length(told: dict[str, Any], said: Mapping[str, Any]) -> None:
     exact = said.get("exact_value")
-    told["min_length"] = said.get("min_value") if exact is None else exact
-    told["max_length"] = said.get("max_value") if exact is None else exact
+    for key, word, pick in (("min_length", "min_value", max), ("max_length", "max_value", min)):
+        ends = [told.get(key), said.get(word) if exact is None else exact]
+        known = [end for end in ends if end is not None]
+        told[key] = pick(known) if known else None
 
 
 def _pattern(told: dict[str, Any], said: Mapping[str, Any]) -> None:

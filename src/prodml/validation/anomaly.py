@@ -15,6 +15,7 @@ from prodml.validation.surprise import Levels, Numbers, Surprise, number
 __all__ = ["AnomalyDetector", "BatchAnomaly", "RowAnomaly"]
 
 _FEWEST = 50
+_FEWEST_FITTED = 10
 _TOGETHER = "(together)"
 _FAR = 20.0
 _HUGE = 1e100
@@ -169,14 +170,29 @@ class AnomalyDetector:
 
         if not 0.0 < held_out < 1.0:
             raise BadConfiguration(f"held_out is a share between 0 and 1, not {held_out!r}")
+        if top < 0:
+            raise BadConfiguration(f"top is a count, >= 0, not {top!r}")
         table = _table(reference, names)
         if table.n_rows < _FEWEST:
             raise BadConfiguration(f"{table.n_rows} rows are too few, {_FEWEST} are needed")
+        _refuse_strangers(fields, table.names)
         held = np.random.default_rng(seed).permutation(table.n_rows) < held_out * table.n_rows
+        if (~held).sum() < _FEWEST_FITTED:
+            raise BadConfiguration(
+                f"held_out {held_out} of {table.n_rows} rows leaves too few to fit; "
+                f"{_FEWEST_FITTED} are needed"
+            )
         self.top: int = top
         self.skipped: tuple[str, ...] = ()
         self._judges: dict[str, Surprise] = {}
         columns = {name: table.column(name)[0] for name in table.names if _asked(name, fields)}
+        # Distances of huge numbers overflow, which is far enough.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._learn(columns, held, together=together)
+
+    def _learn(self, columns: Mapping[str, Column], held: Mask, *, together: bool) -> None:
+        import numpy as np
+
         self._fit(columns, ~held)
         if not self._judges:
             raise BadConfiguration("no column holds numbers or texts")
@@ -316,6 +332,12 @@ class _Together:
 def _table(data: Any, names: Sequence[str] | None) -> Table:
     rows = rows_of(data)
     return table_of(data, names) if rows is None else table_of(transposed(rows))
+
+
+def _refuse_strangers(fields: Sequence[str] | None, names: Sequence[str]) -> None:
+    strangers = [name for name in fields or () if name not in names]
+    if strangers:
+        raise BadConfiguration(f"fields: no column {', '.join(map(repr, strangers))}")
 
 
 def _asked(name: str, fields: Sequence[str] | None) -> bool:

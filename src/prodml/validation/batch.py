@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from datetime import date
+from math import ceil, floor, inf, nextafter
 from sys import float_info
 from typing import Any, TypeAlias, cast
 
 from prodml.types import MISS
 from prodml.validation.columns import Column, Mask, Table, Texts
+from prodml.validation.expression import EXACT
 from prodml.validation.field import Action, Field, RuleName, breach
 from prodml.validation.kinds import kind_of_type
 from prodml.validation.policy import REFUSALS
@@ -132,8 +134,9 @@ def _all_fine(wanted: Field, values: Any, found: str) -> bool:
     """Whether the extremes alone show that every number is welcome."""
     if found not in {"int", wanted.kind} or wanted.kind not in {"float", "int"} or not len(values):
         return False
-    low = -float_info.max if wanted.minimum is None and found == "float" else wanted.minimum
-    high = float_info.max if wanted.maximum is None and found == "float" else wanted.maximum
+    low, high = _bounds(wanted, values)
+    low = -float_info.max if low is None and found == "float" else low
+    high = float_info.max if high is None and found == "float" else high
     # NaN comes through as an extreme, and fails both comparisons.
     above = low is None or bool(values.min() >= low)
     return above and (high is None or bool(values.max() <= high))
@@ -167,11 +170,31 @@ def _outside(wanted: Field, values: Any) -> Mask:
     import numpy as np
 
     outside = np.zeros(len(values), dtype=np.bool_)
-    if wanted.minimum is not None:
-        outside |= values < wanted.minimum
-    if wanted.maximum is not None:
-        outside |= values > wanted.maximum
+    low, high = _bounds(wanted, values)
+    if low is not None:
+        outside |= values < low
+    if high is not None:
+        outside |= values > high
     return outside
+
+
+def _bounds(wanted: Field, values: Any) -> tuple[Any, Any]:
+    """Bounds of the column's own sort: an array would round whole numbers to floats, or back."""
+    low, high = wanted.minimum, wanted.maximum
+    if values.dtype.kind in "iu":
+        return (None if low is None else ceil(low), None if high is None else floor(high))
+    return _float_beside(low, inf), _float_beside(high, -inf)
+
+
+def _float_beside(bound: Any, way: float) -> Any:
+    """The float nearest to ``bound``, from ``bound`` on in the direction ``way``."""
+    if not isinstance(bound, int) or abs(bound) <= EXACT:
+        return bound
+    if abs(bound) > float_info.max:
+        return inf if bound > 0 else -inf
+    wide = float(bound)
+    short = wide < bound if way > 0 else wide > bound
+    return nextafter(wide, way) if short else wide
 
 
 def amend(
@@ -210,14 +233,37 @@ def _amended(wanted: Field, values: Column, mask: Mask, act: Action) -> Column:
     def put(value: Any) -> Any:
         return wanted.clip(value) if act == "clip" else wanted.default
 
+    if not isinstance(values, list) and values.dtype.kind == "M":
+        stamps = _stamped(values, mask, [put(value) for value in values[mask]])
+        if stamps is not None:
+            return stamps
     if isinstance(values, list) or values.dtype.kind not in _NUMERIC:
         pairs = zip(values, mask, strict=True)
         return [put(value) if hit else value for value, hit in pairs]
     import numpy as np
 
     fresh = [put(value) for value in values[mask].tolist()]
+    added = np.asarray(fresh).dtype
+    if added.kind not in _NUMERIC:
+        # A text among numbers must not make texts of the numbers.
+        listed = cast("list[Any]", values.astype(object).tolist())
+        for index, value in zip(mask.nonzero()[0].tolist(), fresh, strict=True):
+            listed[index] = value
+        return listed
     # A bound or default of another type (0.5 into ints) must widen the column, not be cut.
-    dtype = np.result_type(values.dtype, np.asarray(fresh).dtype)
-    copy = values.astype(dtype)
+    copy = values.astype(np.result_type(values.dtype, added))
     copy[mask] = fresh
     return copy
+
+
+def _stamped(values: Any, mask: Mask, fresh: list[Any]) -> "Column | None":
+    """``values`` with ``fresh`` where ``mask`` is true, if an array of moments can hold them."""
+    import numpy as np
+
+    if any(not isinstance(each, date) or getattr(each, "tzinfo", None) for each in fresh):
+        return None
+    stamps = np.array(fresh, dtype="datetime64[us]")
+    copy = values.astype(np.result_type(values.dtype, stamps.dtype))
+    copy[mask] = stamps
+    # Nanoseconds reach from 1677 to 2262 only.
+    return copy if (copy[mask].astype(stamps.dtype) == stamps).all() else None

@@ -6,6 +6,7 @@ Numpy and narwhals are imported when the first table arrives; a single row needs
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
+from prodml.errors import BadConfiguration
 from prodml.types import MISS, Features
 from prodml.validation.kinds import Kind
 
@@ -20,6 +21,8 @@ Mask: TypeAlias = "npt.NDArray[np.bool_]"
 Column: TypeAlias = "list[Any] | npt.NDArray[Any]"
 
 
+_EXACT = 2**53
+"""Whole numbers up to here are floats without loss."""
 _FEW = 64
 """Rows below which a list is cheaper than asking for distinct values."""
 
@@ -95,6 +98,9 @@ def transposed(rows: Sequence[Features]) -> dict[str, list[Any]]:
     >>> transposed([{"a": 1}, {"a": 2, "b": 3}])["a"]
     [1, 2]
     """
+    for i, row in enumerate(rows):
+        if not isinstance(cast("Any", row), Mapping):
+            raise TypeError(f"row {i} is {row!r}, and not a mapping of feature to value")
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name, MISS) for row in rows] for name in names}
 
@@ -135,8 +141,15 @@ class Columns:
     def __init__(self, data: Mapping[str, Any]) -> None:
         self._data: dict[str, Any] = dict(data)
         self.names: list[str] = list(self._data)
-        if len({len(values) for values in self._data.values()}) > 1:
-            raise ValueError("columns differ in length")
+        for name, values in self._data.items():
+            if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+                raise TypeError(
+                    f"column {name!r} must be a list or array, not {values!r}; "
+                    "a single row is for validate()"
+                )
+        lengths = {name: len(values) for name, values in self._data.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns differ in length: {lengths}")
 
     @property
     def n_rows(self) -> int:
@@ -171,7 +184,7 @@ def _taken(values: Any, mask: Mask) -> Any:
 
 
 class Array:
-    """A two-dimensional numpy array with names for its columns, or a structured one.
+    """A two-dimensional numpy array with names for its columns.
 
     Examples
     --------
@@ -192,6 +205,8 @@ class Array:
         self.names: list[str] = [f"x{i}" for i in range(width)] if names is None else list(names)
         if len(self.names) != width:
             raise ValueError(f"{len(self.names)} names for {width} columns")
+        if len(set(self.names)) < width:
+            raise ValueError(f"names of columns must differ: {self.names}")
 
     @property
     def n_rows(self) -> int:
@@ -211,8 +226,13 @@ class Array:
 
     def put(self, changes: Mapping[str, Column], drop: Sequence[str]) -> "Array":
         """Copy with ``changes``; nothing is dropped, for each column is a field."""
+        import numpy as np
+
         assert not drop
-        copy = self._data.copy()
+        # A bound of 0.5 must not be cut to fit into ints, nor a text made of numbers.
+        plain = all(not isinstance(values, list) for values in changes.values())
+        kinds = [values.dtype for values in changes.values() if not isinstance(values, list)]
+        copy = self._data.astype(np.result_type(self._data.dtype, *kinds) if plain else object)
         for name, values in changes.items():
             copy[:, self.names.index(name)] = values
         return Array(copy, self.names)
@@ -285,8 +305,45 @@ class Frame:
         import narwhals as nw
 
         backend = self._frame.implementation
-        made = [nw.new_series(name, values, backend=backend) for name, values in changes.items()]
+        made: list[Any] = []
+        for name, values in changes.items():
+            try:
+                series = nw.new_series(name, _of_one_sort(values), backend=backend)
+            except Exception as error:
+                # Each library has errors of its own; none can mix texts with numbers.
+                raise BadConfiguration(
+                    f"field {name!r}: its bounds or default fit no column of this frame: {error}"
+                ) from error
+            made.append(_as_before(self._frame, series))
         return Frame(self._frame.with_columns(*made).drop(list(drop)).to_native())
+
+
+def _of_one_sort(values: Column) -> Column:
+    """Floats where ints have come among them: a bound of 0 in a column of 0.5."""
+    if not isinstance(values, list):
+        return values
+    whole = [value for value in values if type(value) is int]
+    numbers = len(whole) + sum(1 for value in values if type(value) is float)
+    mixed = 0 < len(whole) < numbers == sum(1 for value in values if value is not None)
+    if not mixed or max(map(abs, whole)) > _EXACT:
+        return values
+    return [None if value is None else float(value) for value in values]
+
+
+def _as_before(frame: Any, series: Any) -> Any:
+    """``series`` in the type of the column that it replaces, if that loses nothing."""
+    if series.name not in frame.columns:
+        return series
+    wanted = frame.get_column(series.name).dtype
+    if series.dtype == wanted:
+        return series
+    try:
+        cast_back = series.cast(wanted)
+        same = cast_back.to_list() == series.to_list()
+    except Exception:
+        # Each library has errors of its own for what does not fit.
+        return series
+    return cast_back if same else series
 
 
 def _listed(frame: Any) -> dict[str, list[Any]]:
@@ -298,5 +355,5 @@ def _listed(frame: Any) -> dict[str, list[Any]]:
         return cast("dict[str, list[Any]]", native.to_pydict())
     if frame.implementation.is_pandas():
         cells = native.to_numpy(dtype=object).T.tolist()
-        return dict(zip(map(str, native.columns), cells, strict=True))
+        return dict(zip(native.columns, cells, strict=True))
     return {name: frame.get_column(name).to_list() for name in frame.columns}

@@ -1,6 +1,7 @@
 """What changed from one schema to another, and whom it hurts."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Literal, Self, TypeAlias
 
 from prodml.types import MISS
@@ -151,6 +152,11 @@ def _limit(sign: int) -> Callable[[Any, Any], Change]:
     def compare(old: Any, new: Any) -> Change:
         if old is MISS or new is MISS:
             return "wider" if new is MISS else "narrower"
+        if isinstance(old, str):
+            old, new = datetime.fromisoformat(old), datetime.fromisoformat(new)
+            if (old.tzinfo is None) != (new.tzinfo is None):
+                # Moments of the one sort are of the wrong type for the other.
+                return "narrower"
         grows = new > old if sign > 0 else new < old
         return "wider" if grows else "narrower"
 

@@ -15,7 +15,7 @@ from functools import reduce
 from typing import Any, TypeAlias
 
 from prodml.errors import BadConfiguration
-from prodml.validation.kinds import kind_of_type, plain_number
+from prodml.validation.kinds import kind_of_type
 
 __all__ = ["EXACT", "Expression", "parse"]
 
@@ -103,12 +103,18 @@ def parse(text: str) -> Expression:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         term = _term(tree)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise BadConfiguration(f"rule {text!r}: {error}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        # Python's own parser calls a text that is nested too deeply a lack of memory.
+        why = str(error) or "nested too deeply"
+        raise BadConfiguration(f"rule {_shown(text)}: {why}") from error
     fields = dict.fromkeys(_names(tree))
     if not fields:
         raise BadConfiguration(f"rule {text!r} names no field")
     return Expression(text, tuple(fields), term, tree)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 200 else f"{text[:200]}...")
 
 
 def _names(node: ast.AST) -> Iterator[str]:
@@ -161,8 +167,10 @@ def _name(node: Any) -> Term:
 
 
 def _plain(value: Any) -> Any:
-    # Narrow numbers of numpy would round or overflow.
-    return plain_number(value) if kind_of_type(type(value)) in _NUMBERS else value
+    # Narrow numbers of numpy would round or overflow, and wide ones divide by zero.
+    if kind_of_type(type(value)) not in _NUMBERS:
+        return value
+    return value.item() if hasattr(value, "item") else value
 
 
 def _constant(node: Any) -> Term:
@@ -173,24 +181,54 @@ def _constant(node: Any) -> Term:
 
 
 def _binary(node: Any) -> Term:
-    operate = _OPERATORS.get(type(node.op))
-    if operate is None:
+    plain = _OPERATORS.get(type(node.op))
+    if plain is None:
         raise ValueError(f"the operator {type(node.op).__name__} is not allowed here")
+    guarded = _GUARDED.get(type(node.op), plain)
     left, right = _term(node.left), _term(node.right)
-    return lambda row: operate(left(row), right(row))
+
+    def result(row: Values) -> Any:
+        a, b = left(row), right(row)
+        if type(a) in _SCALARS and type(b) in _SCALARS:
+            return plain(a, b)
+        return guarded(_summand(a), _summand(b))
+
+    return result
+
+
+def _summand(value: Any) -> Any:
+    # True + True is 2 in Python, and True in a column of booleans.
+    truths = _is_column(value) and value.dtype.kind == "b"
+    return value.astype("int64") if truths else value
 
 
 def _no_text(operate: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     # A text times a number, or formatted by one, is as long as the caller likes.
     def guarded(left: Any, right: Any) -> Any:
-        if isinstance(left, _LONG) or isinstance(right, _LONG):
+        if _is_long(left) or _is_long(right):
             raise TypeError("texts and sequences cannot be multiplied")
         return operate(left, right)
 
     return guarded
 
 
-_LONG = (str, bytes, bytearray, list, tuple)
+def _is_long(value: Any) -> bool:
+    return hasattr(value, "__len__") and not _is_column(value)
+
+
+def _no_zero(operate: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    # Numpy says nothing where an infinity is divided by zero.
+    def guarded(left: Any, right: Any) -> Any:
+        if _is_column(left) or _is_column(right):
+            zero = right == 0
+            if zero.any() if _is_column(zero) else zero:
+                raise ZeroDivisionError("division by zero")
+        return operate(left, right)
+
+    return guarded
+
+
+_SCALARS = frozenset({bool, float, int})
 
 
 def _unary(node: Any) -> Term:
@@ -271,11 +309,18 @@ def _truth(value: Any) -> Any:
 _OPERATORS: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
-    ast.Mult: _no_text(operator.mul),
+    ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
-    ast.Mod: _no_text(operator.mod),
+    ast.Mod: operator.mod,
 }
+_GUARDED: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Mult: _no_text(operator.mul),
+    ast.Div: _no_zero(operator.truediv),
+    ast.FloorDiv: _no_zero(operator.floordiv),
+    ast.Mod: _no_zero(_no_text(operator.mod)),
+}
+"""For what is no plain number of Python."""
 _COMPARISONS: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,

@@ -1,7 +1,7 @@
 """What one feature may look like."""
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from datetime import date, datetime
 from math import ceil, floor
@@ -124,21 +124,19 @@ class Field:
     matcher: re.Pattern[str] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(cast("Any", self.on), Mapping):
+            raise BadConfiguration(f"on is a mapping of rule to action, not {self.on!r}")
         self._set(kind=_named(self.kind), on=dict(self.on))
         self._normalise_range()
         self._normalise_text()
         if self.categories is not None:
-            if isinstance(self.categories, str):
-                raise BadConfiguration("categories must be a sequence of values, not one text")
-            self._set(categories=tuple(self.categories))
-            if not all(isinstance(level, Hashable) for level in self.categories):
-                raise BadConfiguration("categories must be hashable values")
+            self._set(categories=_levels(self.categories))
         for name in ("null_share", "max_null_share"):
             share = getattr(self, name)
-            if share is not None and not 0.0 <= share <= 1.0:
+            if share is not None and not (_is_number(share) and 0.0 <= share <= 1.0):
                 raise BadConfiguration(f"{name} is a share, 0 to 1, not {share!r}")
-        if self.kind in _MOMENTS and isinstance(self.default, str):
-            self._set(default=_moment("default", self.kind, self.default))
+        if self.kind in _MOMENTS:
+            self._read_moments()
         for rule, action in self.on.items():
             self._refuse_action(rule, action)
         if self.default is not MISS and (broken := breach(self, self.default)) is not None:
@@ -149,6 +147,12 @@ class Field:
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def _read_moments(self) -> None:
+        if isinstance(self.default, str):
+            self._set(default=_moment("default", self.kind, self.default))
+        if self.categories is not None:
+            self._set(categories=tuple(_as_moment(self.kind, each) for each in self.categories))
 
     def _normalise_range(self) -> None:
         bounds = {"minimum": self.minimum, "maximum": self.maximum}
@@ -172,6 +176,8 @@ class Field:
         low, high = self.min_length, self.max_length
         if (low, high) != (None, None) and self.kind not in _LONG:
             raise BadConfiguration(f"lengths need kind str or bytes, not {self.kind!r}")
+        for name in ("min_length", "max_length"):
+            _refuse_length(name, getattr(self, name))
         if (low or 0) < 0 or (high is not None and high < (low or 0)):
             raise BadConfiguration(f"no text has a length of at least {low} and at most {high}")
         if self.pattern is None:
@@ -265,10 +271,12 @@ class Field:
         blank = Field(self.kind)
         told = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         told = {k: v for k, v in told.items() if k == "kind" or v != getattr(blank, k)}
-        if self.categories is not None:
-            told["categories"] = list(self.categories)
         if self.kind in _MOMENTS:
-            told = {k: v.isoformat() if isinstance(v, date) else v for k, v in told.items()}
+            told = {name: _as_text(value) for name, value in told.items()}
+        if self.categories is not None:
+            told["categories"] = [_as_text(level) for level in self.categories]
+        if "on" in told:
+            told["on"] = dict(self.on)
         return told
 
 
@@ -281,6 +289,40 @@ def _named(kind: Kind | type[Any]) -> Kind:
     return name
 
 
+def _levels(categories: Any) -> tuple[Any, ...]:
+    if isinstance(categories, str) or not isinstance(categories, Iterable):
+        raise BadConfiguration(f"categories must be a sequence of values, not {categories!r}")
+    given: Iterable[Any] = categories
+    levels = tuple(given)
+    try:
+        frozenset(levels)
+    except TypeError as error:
+        # A tuple with a list in it calls itself hashable.
+        raise BadConfiguration("categories must be hashable values") from error
+    return levels
+
+
+def _refuse_length(name: str, length: Any) -> None:
+    if length is not None and kind_of_type(type(length)) != "int":
+        raise BadConfiguration(f"{name} must be a whole number or None, not {length!r}")
+
+
+def _as_moment(kind: Any, level: Any) -> Any:
+    try:
+        return _moment("categories", kind, level) if isinstance(level, str) else level
+    except BadConfiguration:
+        # No moment is equal to it.
+        return level
+
+
+def _as_text(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _is_number(value: Any) -> bool:
+    return kind_of_type(type(value)) in _RANGED
+
+
 def _bound(name: str, kind: Any, bound: Any) -> float:
     number = kind_of_type(type(bound)) in _RANGED
     if not number or is_missing(bound) or bound in INFINITIES:
@@ -289,7 +331,10 @@ def _bound(name: str, kind: Any, bound: Any) -> float:
         return int(bound)
     if kind == "int":
         return int(ceil(bound) if name == "minimum" else floor(bound))
-    return float(bound)
+    try:
+        return float(bound)
+    except OverflowError as error:
+        raise BadConfiguration(f"{name} is larger than any float") from error
 
 
 def _moment(name: str, kind: Any, moment: Any) -> date:

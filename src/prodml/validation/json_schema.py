@@ -134,12 +134,24 @@ def _say_bounds(
 def from_json_schema(document: Mapping[str, Any]) -> dict[str, Any]:
     """Description, as ``Schema.to_dict`` makes it, of what ``document`` accepts.
 
+    Raises
+    ------
+    BadConfiguration
+        No JSON Schema of an object.
+
     Examples
     --------
     >>> told = from_json_schema({"type": "object", "properties": {"a": {"const": "x"}}})
     >>> told["fields"]
     {'a': {'kind': 'any', 'required': False, 'categories': ['x']}}
     """
+    try:
+        return _described(document)
+    except (AttributeError, OverflowError, TypeError) as error:
+        raise BadConfiguration(f"not the JSON Schema of a row: {error}") from error
+
+
+def _described(document: Mapping[str, Any]) -> dict[str, Any]:
     if document.get("type", "object") != "object":
         raise BadConfiguration(f"a row is an object, not {document.get('type')!r}")
     for word in document.keys() - _TOP:
@@ -255,8 +267,12 @@ def _take_range(name: str, kind: str, said: Mapping[str, Any], told: dict[str, A
         ("maximum", "exclusiveMaximum", -math.inf),
     ):
         bounds = [said[key]] if key in said else []
-        if word in said:
-            bounds.append(_beside(said[word], kind, away))
+        beyond = said.get(word)
+        if isinstance(beyond, bool):
+            # Drafts up to 4, and OpenAPI 3.0, say of the bound itself that it is left out.
+            bounds = [_beside(bound, kind, away) if beyond else bound for bound in bounds]
+        elif beyond is not None:
+            bounds.append(_beside(beyond, kind, away))
         if bounds and kind not in {"float", "int"}:
             tell(name, f"{key} is not checked here")
         elif bounds:

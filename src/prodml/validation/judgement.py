@@ -163,7 +163,7 @@ def _hold(
     held = sum(masks[1:], masks[0]).nonzero()[0]
     # The older ones would leave at once.
     newest = held[-quarantine.capacity :].tolist() if quarantine.capacity else []
-    quarantine.dropped += len(held) - len(newest)
+    quarantine.pass_over(len(held) - len(newest))
     columns = {name: table.column(name)[0] for name in table.names}
     for index in newest:
         row = {name: _plain(values[index]) for name, values in columns.items()}

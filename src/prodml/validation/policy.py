@@ -16,6 +16,7 @@ Extra: TypeAlias = Literal["allow", "reject", "drop"]
 
 REFUSALS = frozenset({"reject", "quarantine"})
 _RULE_WORDS = {"rule", "rule_error"}
+_RULE_ACTIONS = REFUSALS | {"warn"}
 
 
 @dataclass(slots=True)
@@ -106,8 +107,9 @@ class Policy:
             return self.rules[name].action
         wanted = self._fields.get(name)
         if wanted is None:
-            whole = rule == "unique"
-            return self._on.get(rule, "reject") if whole else "reject"
+            # A key of several fields: a row can be refused or waved through, not repaired.
+            action = self._on.get(rule, "reject") if rule == "unique" else "reject"
+            return action if action in _RULE_ACTIONS else "reject"
         action = wanted.on.get(rule) or self._on.get(rule, "reject")
         return action if wanted.can(rule, action) else "reject"
 

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 from prodml.errors import BadConfiguration
 from prodml.validation.violation import Violation
@@ -61,7 +61,8 @@ class Quarantine:
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.capacity < 0:
+        whole = isinstance(cast("Any", self.capacity), int)
+        if not whole or self.capacity < 0:
             raise BadConfiguration(f"capacity is a count of rows, >= 0, not {self.capacity!r}")
         self._rows = deque(maxlen=self.capacity)
 
@@ -74,6 +75,11 @@ class Quarantine:
         with self._lock:
             self.dropped += len(self._rows) == self.capacity
             self._rows.append(held)
+
+    def pass_over(self, count: int, /) -> None:
+        """Count rows that would have left at once."""
+        with self._lock:
+            self.dropped += count
 
     def drain(self) -> list[HeldRow]:
         """Every row kept, oldest first; they are kept no longer."""

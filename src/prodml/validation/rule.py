@@ -113,7 +113,8 @@ class Rule:
 
     def values(self, row: Features) -> dict[str, Any]:
         """Values that the rule reads, for the violation."""
-        return {name: row.get(name, MISS) for name in self.fields or row}
+        # A pandas row iterates over its values.
+        return {name: row.get(name, MISS) for name in self.fields or row.keys()}
 
     def skips(self, row: Features) -> bool:
         """Whether ``row`` lacks one of the rule's fields."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Self, cast, get_args
 
 from prodml.errors import BadConfiguration, InvalidFeatures
@@ -35,7 +36,7 @@ class Schema:
     Parameters
     ----------
     fields
-        Field by feature name.
+        Field by feature name; read-only once the schema is made.
     extra
         Unknown fields: ``"allow"`` keeps them, ``"reject"`` refuses the row, ``"drop"``
         leaves them out of the accepted row.
@@ -94,7 +95,11 @@ class Schema:
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.fields, self.on = dict(self.fields), dict(self.on)
+        for name in ("fields", "on"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise BadConfiguration(f"{name} must be a mapping, not {getattr(self, name)!r}")
+        # The checks are written once: a field changed later would count in some of them.
+        self.fields, self.on = MappingProxyType(dict(self.fields)), dict(self.on)
         for name, value in self.fields.items():
             if not (isinstance(cast("Any", name), str) and isinstance(cast("Any", value), Field)):
                 raise BadConfiguration(f"fields: {name!r} must be text and {value!r} a Field")
@@ -106,15 +111,19 @@ class Schema:
                     f"on: {rule!r}: {action!r}; rules: {', '.join(ON_RULES)}; "
                     f"actions: {', '.join(ACTIONS)}"
                 )
-        if not 0 < self.null_alpha < 1:
+        if not isinstance(cast("Any", self.null_alpha), float) or not 0 < self.null_alpha < 1:
             raise BadConfiguration(f"null_alpha is a chance, 0 to 1, not {self.null_alpha!r}")
         self._refuse_rules()
         self._retuned()
 
     def _refuse_rules(self) -> None:
+        if isinstance(self.rules, str):
+            raise BadConfiguration(f"rules must be a sequence of rules, not {self.rules!r}")
         rules = [Rule(rule) if isinstance(rule, str) else rule for rule in self.rules]
+        if not all(isinstance(cast("Any", rule), Rule) for rule in rules):
+            raise BadConfiguration(f"rules must be rules or their texts, not {rules!r}")
         self.rules = rules
-        if any(isinstance(key, str) for key in self.unique):
+        if not all(isinstance(cast("Any", key), (list, tuple)) for key in self.unique):
             raise BadConfiguration("unique holds keys of several names; one: Field(unique=True)")
         self.unique = [tuple(key) for key in self.unique]
         names = [rule.name for rule in rules]
@@ -149,7 +158,7 @@ class Schema:
             "quarantine": self.quarantine,
             "name": self.name,
         }
-        return partial(type(self), self.fields, **settings), ()
+        return partial(type(self), dict(self.fields), **settings), ()
 
     @classmethod
     def infer(
@@ -394,6 +403,8 @@ class Schema:
         >>> Schema.from_dict(schema.to_dict()).diff(schema)
         {}
         """
+        if not isinstance(cast("Any", told), Mapping):
+            raise BadConfiguration(f"not the description of a schema: {told!r}")
         if told.get("format") != _FORMAT:
             raise BadConfiguration(f"schema format {told.get('format')!r}; known: {_FORMAT}")
         try:

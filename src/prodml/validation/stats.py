@@ -218,6 +218,13 @@ def _equal_shares(a: int, n: int, b: int, m: int) -> float:
     low, high = max(0, hits - m), min(hits, n)
     if low == high:
         return 1.0
+    # Forty standard deviations from the middle, and a thousand more for rare events, lies
+    # nothing that a float could tell from zero.
+    middle = hits * n / (n + m)
+    reach = 40.0 * (middle * m / (n + m)) ** 0.5 + 1000.0
+    if abs(a - middle) > reach:
+        return 0.0
+    low, high = max(low, int(middle - reach)), min(high, int(middle + reach) + 1)
     k = np.arange(low, high + 1, dtype=float)
     # Constants cancel when the weights are scaled to add up to one.
     logs: Any = -sum(gammaln(x + 1) for x in (k, hits - k, n - k, m - hits + k))

@@ -8,7 +8,7 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from prodml.types import MISS, is_missing
 from prodml.validation.columns import Column
@@ -193,4 +193,9 @@ class Levels:
 
 
 def _level(value: Any) -> Hashable:
-    return value if isinstance(value, Hashable) else MISS
+    try:
+        hash(value)
+    except TypeError:
+        # A list, or a tuple with one in it, is no level of a reference.
+        return MISS
+    return cast("Hashable", value)

@@ -168,7 +168,8 @@ class ADWIN(StreamDetector):
         if held != self.width or any(len(a) != len(b) for a, b in rows):
             raise ValueError(f"its buckets hold {held} values and not {self.width}")
         known("buckets", 1 <= len(rows) <= _ROWS and (len(rows) == 1 or bool(rows[-1][0])))
-        known("buckets", all(isinstance(each, float | int) for row in rows for each in sum(row, [])))
+        sides = [side for row in rows for side in row]
+        known("buckets", all(isinstance(each, float | int) for side in sides for each in side))
 
     def _cut(self) -> bool:
         """Whether some cut divides two parts with different means."""

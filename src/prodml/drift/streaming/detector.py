@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 from prodml.errors import BadConfiguration, CorruptRecord
 
@@ -156,13 +156,14 @@ def _copied(value: Any, like: Any) -> Any:
 
 def _refuse_odd(item: Any) -> None:
     if isinstance(item, list):
-        for part in cast("list[Any]", item):
+        parts: list[Any] = item
+        for part in parts:
             _refuse_odd(part)
     elif type(item) not in {float, int} or not math.isfinite(item):
         raise TypeError(f"{item!r} where a finite number is meant")
 
 
-def known(what: str, sound: bool) -> None:  # noqa: FBT001 - reads as a sentence
+def known(what: str, sound: bool) -> None:
     """Refuse a state that no stream leads to."""
     if not sound:
         raise ValueError(f"{what} that no stream leads to")

@@ -79,6 +79,8 @@ class RankCUSUM(StreamDetector):
     shift: float = 0.5
     on: Literal["location", "spread"] = "location"
     warm_up: int = 200
+    # Which of the sums it was that found the last change.
+    rose: bool = field(default=False, init=False, repr=False)
     _learning: list[float] = field(default_factory=list, init=False, repr=False)
     _edges: list[float] = field(default_factory=list, init=False, repr=False)
     # Values by cell, now and when the ranks were last learnt.
@@ -140,10 +142,10 @@ class RankCUSUM(StreamDetector):
         # A third of the time of max().
         self._rise = rise if rise > 0.0 else 0.0  # noqa: FURB136
         self._fall = fall if fall > 0.0 else 0.0  # noqa: FURB136
-        return (rise >= 1.0 or fall >= 1.0) and self._found()
+        return (rise >= 1.0 or fall >= 1.0) and self._found(rose=rise >= fall)
 
-    def _found(self) -> bool:
-        self.drift_detected = True
+    def _found(self, *, rose: bool) -> bool:
+        self.drift_detected, self.rose = True, rose
         self.detections += 1
         self._start()
         return True
