@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, wasserstein_distance
 
 from prodml.drift import DriftDetector, DriftLevel, Reference
+from prodml.drift.cells import Cells
 from prodml.drift.layout import Layout
 from prodml.drift.numeric import Counted
+from prodml.drift.overlap import cell_gap
 from prodml.drift.transport import sorted_wasserstein
 from prodml.errors import BadConfiguration
 from prodml.events import Stream
@@ -290,3 +292,18 @@ def test_columns_are_let_go_one_by_one(exact):
 def test_a_check_of_a_million_rows_adds_32_megabytes_at_most(exact):
     current = normal((1_000_000, 20))
     assert added(detector_of(current, exact=exact), current) <= 32 * 2**20
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_counts_of_billions_are_compared_without_overflow(shift):
+    layout = Layout()
+    codes, billions = layout.codes([1.0, 2.0, 3.0]), 4_000_000_000
+
+    def counted(*parts):
+        counts = np.array(parts) * billions
+        extremes = {"minimum": 1.0, "maximum": 3.0}
+        return Cells(layout=layout, codes=codes, counts=counts, rows=counts.sum(), **extremes)
+
+    old, new = counted(2, 2, 2), counted(4, 1, 1)
+    found = cell_gap(old, new.coarser(shift))
+    assert found.lattice / (old.size * new.size) == pytest.approx(1 / 3)

@@ -238,6 +238,38 @@ def test_a_change_of_correlation_is_fishers_z(before, after, n, m):
     assert ranks == pytest.approx(expected, rel=1e-7, abs=1e-300)
 
 
+def test_a_larger_change_with_less_evidence_does_not_cost_the_verdict():
+    rng = np.random.default_rng(0)
+    a, b, c = rng.normal(size=(3, 3000))
+    check = CorrelationDrift({"a": a, "b": b, "c": c})
+    few = np.concatenate([0.5 * b[:60] + a[:60], np.full(2940, np.nan)])
+    found = check.detect_drift({"a": a, "b": 0.25 * a + b, "c": few})
+    strongest = min(found.pairs, key=lambda pair: pair.p_adjusted)
+    assert max(found.pairs, key=lambda pair: abs(pair.after - pair.before)) is not strongest
+    assert found.p_value == strongest.p_adjusted
+    assert found.judged(3 * found.p_value, 0.05).drift_detected
+
+
+def test_numbers_without_squares_are_refused():
+    huge = np.random.default_rng(0).normal(size=(50, 2)) * 1e200
+    for measure in (energy_distance, mmd):
+        with pytest.raises(ValueError, match="no squares"):
+            measure(huge, huge)
+    with pytest.raises(BadConfiguration, match="bandwidth"):
+        mmd(huge / 1e200, huge / 1e200, bandwidth=1e-200)
+
+
+def test_answers_that_are_no_vectors_of_numbers_are_missing_and_no_exception():
+    check = PredictionDriftDetector([[0.1, 0.9]] * 50, events=Stream())
+    for bad in ([["a", "b"]] * 50, np.array([["a", "b"]] * 50), [[None, "x"]] * 50):
+        assert check.detect_drift(bad)["class"].drift_detected
+    for reference in ([["a", "b"]] * 50, np.zeros((50, 0)), np.zeros((50, 2, 2))):
+        with pytest.raises(BadConfiguration):
+            PredictionDriftDetector(reference)
+    with pytest.raises(BadConfiguration, match="different names"):
+        PredictionDriftDetector([[0.1, 0.9]] * 50, classes="aa")
+
+
 def test_a_change_of_correlation_needs_correlations():
     for bad in ((0.5, 3, 0.5, 100), (1.5, 100, 0.5, 100), (math.nan, 100, 0.5, 100)):
         with pytest.raises(ValueError):

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import pairwise, permutations
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -15,6 +16,7 @@ from prodml.drift import DriftDetector, DriftLevel, Reference
 from prodml.drift import sample as sample_file
 from prodml.drift.cells import Cells
 from prodml.drift.layout import Layout
+from prodml.drift.packed import packed, unpacked
 from prodml.drift.sample import Levels, Numbers, levels_of
 from prodml.errors import BadConfiguration, CorruptRecord
 from prodml.events import Stream
@@ -393,3 +395,50 @@ def test_samples_are_sorted_numbers_counts_by_cell_or_counts_by_level():
     assert (exact.exact, counted.exact) == (True, False)
     assert exact.counted().columns["x"].sample == counted.columns["x"].sample
     assert exact.names == counted.names == ("x", "k")
+
+
+def torn(data, seed):
+    made, found = rng(seed), bytearray(data)
+    for place in made.integers(0, len(found), made.integers(1, 4)).tolist():
+        found[place] = int(made.integers(0, 256))
+    return bytes(found[: made.integers(1, len(found))] if seed % 5 == 0 else found)
+
+
+def test_a_torn_arrow_file_is_a_corrupt_record(tmp_path):
+    Reference.fit(table(300)).save(tmp_path / "whole.arrow")
+    data, refused = (tmp_path / "whole.arrow").read_bytes(), 0
+    for seed in range(300):
+        (tmp_path / "torn.arrow").write_bytes(torn(data, seed))
+        try:
+            Reference.load(tmp_path / "torn.arrow")
+        except CorruptRecord:
+            refused += 1
+    assert refused > 100
+
+
+def test_parts_of_cells_that_no_point_divides_are_refused():
+    stored = Reference.fit({"x": rng().normal(size=300)}, exact=False).to_dict()
+    sample = stored["columns"][0]["sample"]
+    sample["parts"], sample["part"] = [0], [5]
+    with pytest.raises(CorruptRecord, match="no point divides"):
+        Reference.from_dict(stored)
+
+
+def test_packed_counts_come_back_and_torn_ones_are_corrupt_records():
+    levels = [10**30, True, "a", Decimal("1.5"), date(2020, 1, 1), b"x"] * 50
+    reference = Reference.fit(
+        {"x": rng().normal(size=300), "m": levels}, kinds={"m": "categorical"}
+    )
+    data = packed(reference)
+    counted, again = reference.counted(), unpacked(data)
+    assert all(again.columns[n].sample == counted.columns[n].sample for n in again.names)
+    for seed in range(1500):
+        try:
+            found = unpacked(torn(data, seed))
+        except CorruptRecord:
+            continue
+        # What is taken can be added and written.
+        assert (found + found).to_dict()
+    for bad in ([{}], [{"levels": [["decimal", "x", 1]]}], {"a": 1}, [[]]):
+        with pytest.raises(CorruptRecord):
+            unpacked(msgspec.msgpack.encode(bad))

@@ -39,13 +39,38 @@ def pair(n, m, seed, *, ties):
 
 
 @settings(deadline=None)
-@given(SIZES, SIZES, SEEDS, st.booleans())
-def test_cramer_von_mises_is_scipys(n, m, seed, ties):
-    x, y = pair(n, m, seed, ties=ties)
+@given(SIZES, SIZES, SEEDS)
+def test_cramer_von_mises_is_scipys_without_ties(n, m, seed):
+    x, y = pair(n, m, seed, ties=False)
     expected, found = stats.cramervonmises_2samp(x, y), cramer_von_mises(x, y)
     assert found.statistic == pytest.approx(expected.statistic, rel=1e-9, abs=1e-12)
     # scipy ends its series when a term is below 1e-7 of the sum.
     assert found.p_value == pytest.approx(expected.pvalue, rel=1e-9, abs=2e-8)
+
+
+@pytest.mark.parametrize("test", [anderson_darling, cramer_von_mises])
+@pytest.mark.parametrize("sizes", [(15, 12), (300, 100)])
+@pytest.mark.parametrize(
+    "tied",
+    [
+        lambda draw, n: draw.integers(0, 2, n),
+        lambda draw, n: draw.random(n) < 0.3,
+        lambda draw, n: draw.poisson(2.0, n),
+        lambda draw, n: np.where(draw.random(n) < 0.9, 0.0, draw.normal(size=n)),
+    ],
+)
+def test_ties_make_no_p_value_too_small(test, sizes, tied):
+    draw = np.random.default_rng(0)
+    pairs = [[tied(draw, n) for n in sizes] for _ in range(400)]
+    found = [test(x, y).p_value for x, y in pairs if len(set(x) | set(y)) > 1]
+    for alpha in (0.01, 0.05, 0.2):
+        most = alpha + 2 * math.sqrt(alpha * (1 - alpha) / len(found))
+        assert np.mean(np.array(found) <= alpha) <= most
+
+
+def test_no_p_value_is_below_the_chance_of_one_order():
+    found = anderson_darling([-1.0, -2.0], np.arange(50.0))
+    assert found.p_value == pytest.approx(1 / math.comb(52, 2))
 
 
 def test_the_tail_of_cramer_von_mises_falls_without_a_step_and_is_never_zero():
@@ -78,8 +103,9 @@ def test_the_anderson_darling_statistic_is_scipys(n, m, seed, ties):
         expected = stats.anderson_ksamp([x, y])
     found = anderson_darling(x, y)
     assert found.statistic == pytest.approx(expected.statistic, rel=1e-9, abs=1e-9)
-    if 0.01 < expected.pvalue < 0.2 and min(n, m) > 20:
-        assert found.p_value == pytest.approx(expected.pvalue, rel=0.1)
+    if 0.01 < expected.pvalue < 0.2 and min(n, m) > 20 and not ties:
+        # Interpolated between seven points of a table, and ours is the limit.
+        assert found.p_value == pytest.approx(expected.pvalue, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 import json
 import math
 import threading
+import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.stats import binom
+from sklearn.base import BaseEstimator
 
 from prodml._settings import settings_of
 from prodml.errors import BadConfiguration
@@ -449,3 +452,67 @@ def test_the_same_input_gives_the_same_output():
     for report in reports:
         report["at"] = 0.0
     assert reports[0] == reports[1]
+
+
+def test_arrow_and_nullable_columns_are_read():
+    scores, labels = scored(0, 3000)
+    expected = fitted(("accuracy",), n=3000).estimate(scores).value
+    estimator = PerformanceEstimator(metrics=["accuracy"], events=Stream())
+    estimator.fit(pa.array(scores), pa.array(labels.tolist()))
+    assert estimator.estimate(pa.array(scores)).value == expected
+    report = estimator.estimate(pa.array([0.5, None]), ids=pa.array(["a", "b"]))
+    assert report.findings == ("1 of 2 rows without probabilities",)
+    assert estimator.settle(pa.array(["a"]), pa.array([True])).joined == 1
+
+
+def test_an_id_that_cannot_be_remembered_leaves_everything_as_it_was():
+    estimator = fitted()
+    with pytest.raises(TypeError):
+        estimator.estimate([0.1, 0.2], ids=["a", ["b"]])
+    assert estimator.settle(["a"], [1]).joined == 0
+
+
+def test_more_predictions_than_may_wait_take_no_more_memory():
+    estimator = fitted(max_pending=10)
+    scores = np.full(50_000, 0.5)
+    tracemalloc.start()
+    estimator.estimate(scores)
+    without = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    estimator.estimate(scores, ids=np.arange(50_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < without + (6 << 20)
+    assert estimator.settle([0], [1]).evicted == 49_990
+
+
+def test_errors_too_large_for_a_number_are_refused_and_never_silent():
+    x = np.random.default_rng(0).normal(size=3000)
+    with pytest.raises(BadConfiguration, match="smaller units"):
+        PerformanceEstimator(metrics=["mse"]).fit(x * 1e200, x * 2e200)
+
+    class Wild(BaseEstimator):
+        def fit(self, x, y):
+            return self
+
+        def predict(self, x):
+            return np.where(np.abs(x[:, 0]) > 50.0, np.inf, 1.0)
+
+    estimator = PerformanceEstimator(metrics=["mae"], loss_model=Wild()).fit(x, x + 1.0)
+    report = estimator.estimate(x * 100.0)
+    assert report.alarm is None
+    assert "a class is never predicted" not in report.reason
+
+
+def test_labels_of_a_rare_class_wait_until_there_is_one():
+    estimator = fitted(("auc",), min_labels=20, memory=1000)
+    for batch in range(4):
+        ids = range(20 * batch, 20 * batch + 20)
+        estimator.estimate(np.linspace(0.01, 0.99, 20), ids=ids)
+        late = estimator.settle(ids, [1] * 20 if batch < 3 else [0] * 10 + [1] * 10)
+    # 20 and 40 labels of one class teach no AUC; 80 of both do, and none was thrown away.
+    assert late.held == 0
+    assert late.bias["auc"] != 0.0
+    estimator = fitted(("auc",), min_labels=20, memory=50)
+    estimator.estimate(np.full(60, 0.5), ids=range(60))
+    assert [estimator.settle(range(k, k + 20), [1] * 20).held for k in (0, 20, 40)] == [20, 0, 20]

@@ -82,6 +82,9 @@ def mean_and_std(values: Floats) -> tuple[float, float]:
     with np.errstate(over="ignore", invalid="ignore"):
         # Not ``@``: the threads of a linear algebra library wait for busy cores.
         mean, total = float(values.mean()), 0.0
+        if not math.isfinite(mean):
+            # The sum of finite numbers may be none.
+            mean = float((values / values.size).sum())
         for start in range(0, len(values), _CHUNK):
             part = values[start : start + _CHUNK]
             apart = np.subtract(part, mean, out=_SPACE.apart[: len(part)])

@@ -35,9 +35,10 @@ def cramer_von_mises(
     Returns
     -------
     TestResult
-        ``statistic`` is Anderson's T [1]_ with mid-ranks for ties.  ``p_value`` is exact
-        (as if there were no ties) while neither sample has more than 20 values, beyond it
-        that of the limiting distribution [2]_, corrected for mean and variance.
+        ``statistic`` is Anderson's T [1]_, with the gap in the middle of each tie.
+        ``p_value`` is exact (with ties too large, never too small) while neither sample has
+        more than 20 values, beyond it that of the limiting distribution [2]_, corrected for
+        mean and variance.
 
     Raises
     ------
@@ -46,8 +47,9 @@ def cramer_von_mises(
 
     Notes
     -----
-    O(n log n + m log m) time for sorting.  The same numbers as
-    ``scipy.stats.cramervonmises_2samp``.
+    O(n log n + m log m) time for sorting.  Without ties the same numbers as
+    ``scipy.stats.cramervonmises_2samp``, whose statistic grows with ties alone: of two samples
+    with nine zeros in ten it always alarms.
 
     Examples
     --------
@@ -66,22 +68,32 @@ def cramer_von_mises(
     n, m = len(x), len(y)
     if min(n, m) < 2:
         raise ValueError(f"both samples need at least two values, not {n} and {m}")
-    u = _squares(x, y) * n + _squares(y, x) * m
-    total = n + m
-    statistic = (u / (n * m * total) - (4 * n * m - 1) / (6 * total)) / design
+    statistic = _mean_square(x, y) / design
     if max(n, m) <= _EXACT and design == 1.0:
+        total = n + m
+        u = (statistic + (4 * n * m - 1) / (6 * total)) * n * m * total
         tail, method = _exact_tail(u, n, m), "cramer-von mises, exact"
     else:
         tail, method = _limit_tail(statistic, n, m), "cramer-von mises, limit"
     return TestResult(statistic=statistic, p_value=tail, method=method)
 
 
-def _squares(x: Floats, y: Floats) -> float:
-    """Sum of squared distances of the joint mid-ranks of sorted ``x`` from its own ranks."""
-    own = np.arange(1, len(x) + 1)
-    below = np.searchsorted(x, x, "left") + np.searchsorted(y, x, "left")
-    until = np.searchsorted(x, x, "right") + np.searchsorted(y, x, "right")
-    return float((((below + until + 1) / 2 - own) ** 2).sum())
+def _mean_square(x: Floats, y: Floats) -> float:
+    """Anderson's T, with the gap in the middle of each tie.
+
+    Half a step before a value, half a step after it: without ties their squares differ by
+    ``1 / (4 (n + m))`` from those after it.  Of a tie the middle is never more than what a
+    random order of the tied would give on average, so no tie makes a p-value too small.
+    """
+    n, m = len(x), len(y)
+    points, counts = np.unique(np.concatenate((x, y)), return_counts=True)
+    here, there = (
+        (np.searchsorted(sample, points, "left") + np.searchsorted(sample, points, "right"))
+        / (2 * len(sample))
+        for sample in (x, y)
+    )
+    squares = float((counts * (here - there) ** 2).sum())
+    return squares * n * m / (n + m) ** 2 + 1 / (4 * (n + m))
 
 
 def _limit_tail(statistic: float, n: int, m: int) -> float:

@@ -23,6 +23,7 @@ __all__ = ["Details", "FeatureDrift", "Profile", "details_of", "verdict"]
 
 _BINS = 24
 _BARS = 12
+_WIDEST = 8e307
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -317,7 +318,8 @@ def _picture(old: Counted, new: Counted) -> Any:
         max(min(low, new.quantile(0.005)), low - room),
         min(max(high, new.quantile(0.995)), high + room),
     )
-    return np.linspace(low, high, _BINS + 1)
+    # The distance of two floats may be none itself.
+    return np.linspace(max(low, -_WIDEST), min(high, _WIDEST), _BINS + 1)
 
 
 def _bins(edges: Any, upto: list[Any]) -> Profile:

@@ -264,7 +264,7 @@ def _heavy(ascending: Floats, centre: float) -> tuple[float, ...]:
     found = [
         (-int(lengths[i]), float(ascending[starts[i]]))
         for i in heavy
-        if not (whole and abs(ascending[starts[i]] - centre) < 256.0)
+        if not (whole and abs(float(ascending[starts[i]]) - centre) < 256.0)
     ]
     return tuple(value for _, value in sorted(found)[:_MOST_TIES] if value != centre)
 

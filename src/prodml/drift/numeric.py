@@ -13,7 +13,7 @@ from prodml.drift.evidence import Evidence, Rules, inconclusive, of_rate, percen
 from prodml.drift.level import DriftLevel
 from prodml.drift.overlap import cell_gap
 from prodml.drift.sample import Numbers
-from prodml.drift.smirnov import ROUNDING, Gap, largest_gap, tail, tolerant_gap
+from prodml.drift.smirnov import Gap, largest_gap, rounding_of, tail, tolerant_gap
 
 __all__ = ["Counted", "always_moves", "of_freshness", "of_numbers"]
 
@@ -118,24 +118,32 @@ def _too_coarse(found: Evidence) -> str:
 
 
 def _sized(found: Evidence, old: Counted, new: Counted) -> Evidence:
-    """Differences that single precision cannot hold are rounding; cells cannot see them."""
+    """Differences that are rounding have no size; cells cannot see them."""
     if not (isinstance(old, Numbers) and isinstance(new, Numbers)) or found.effect < found.floor:
         return found
     kept = tolerant_gap(old.values, new.values, found.floor)
     if kept >= found.floor:
         return found
-    reason = f"differences within the rounding of single precision ({found.reason})"
+    reason = f"differences within rounding ({found.reason})"
     return replace(found, effect=kept, reason=reason)
 
 
 def _moved(old: Counted, new: Counted, gap: Gap) -> str:
     before, after = old.quantile(0.5), new.quantile(0.5)
     spread = old.quantile(0.75) - old.quantile(0.25)
-    middle = f"median {before:.4g} -> {after:.4g}"
+    was, now, at = (_figure(value, spread) for value in (before, after, gap.at))
+    middle = f"median {was} -> {now}"
     if 0.0 < spread < math.inf:
-        middle = f"median {(after - before) / spread:+.2f} IQR ({before:.4g} -> {after:.4g})"
+        middle = f"median {(after - before) / spread:+.2f} IQR ({was} -> {now})"
     shares = f"{percent(gap.reference_share)} -> {percent(gap.current_share)}"
-    return f"{middle}; at most {gap.at:.4g}: {shares}"
+    return f"{middle}; at most {at}: {shares}"
+
+
+def _figure(value: float, spread: float) -> str:
+    """``value`` with four digits, or with those that tell it from another a spread away."""
+    size = abs(value)
+    more = math.log10(size) - math.log10(spread) - 1.0 if 0.0 < spread < size else 0.0
+    return f"{value:.{4 + int(min(max(0.0, more), 13.0))}g}"
 
 
 def _beyond(old: Counted, new: Counted, design: float, rules: Rules) -> Evidence | None:
@@ -150,7 +158,9 @@ def _beyond(old: Counted, new: Counted, design: float, rules: Rules) -> Evidence
     n, m = old.size / design, new.size / design
     share = (under + over) / new.size
     p_value = min(1.0, 2.0 * min(_extremes(k / design, n, m) for k in (under, over)))
-    low, high = f"{old.minimum:.4g}", f"{old.maximum:.4g}"
+    span = old.maximum - old.minimum
+    ends = (old.minimum, old.maximum, new.minimum, new.maximum)
+    low, high, first, last = (_figure(value, span) for value in ends)
     return Evidence(
         aspect="range",
         measure="beyond",
@@ -158,15 +168,16 @@ def _beyond(old: Counted, new: Counted, design: float, rules: Rules) -> Evidence
         p_value=p_value,
         effect=share,
         floor=rules.min_new,
-        reason=f"beyond {low} to {high}: {percent(share)}, {new.minimum:.4g} to {new.maximum:.4g}",
+        reason=f"beyond {low} to {high}: {percent(share)}, {first} to {last}",
     )
 
 
 def _outside(old: Counted, new: Counted) -> tuple[int, int]:
     """Values of current below, and above, the range; of cells, those in cells beyond it."""
     if isinstance(old, Numbers) and isinstance(new, Numbers):
-        low = old.minimum - abs(old.minimum) * ROUNDING
-        high = old.maximum + abs(old.maximum) * ROUNDING
+        rounding = rounding_of(old.values, new.values)
+        low = old.minimum - abs(old.minimum) * rounding
+        high = old.maximum + abs(old.maximum) * rounding
         return int(np.searchsorted(new.values, low)), new.size - int(new.cumulative(high))
     assert isinstance(old, Cells)
     assert isinstance(new, Cells)
@@ -180,7 +191,7 @@ def _fractions(new: Counted) -> int:
     if isinstance(new, Cells) or not new.fractional:
         return new.fractional
     off = np.abs(new.values - np.rint(new.values))
-    return int(np.count_nonzero(off > np.abs(new.values) * ROUNDING))
+    return int(np.count_nonzero(off > np.abs(new.values) * rounding_of(new.values, new.values)))
 
 
 def _extremes(k: float, n: float, m: float) -> float:

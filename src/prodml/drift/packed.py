@@ -7,20 +7,23 @@ up to the last bit.  Nothing in the bytes is ever run.
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from prodml.drift.cells import ADDED, Cells
 from prodml.drift.layout import Layout
 from prodml.drift.reference import Reference, ReferenceColumn, Sample
-from prodml.drift.sample import Levels
+from prodml.drift.sample import KINDS, Levels
+from prodml.drift.stored import check_cells, check_levels
 from prodml.errors import BadConfiguration, CorruptRecord
 
 __all__ = ["packed", "unpacked"]
 
 # What bytes do not tell apart from text or numbers goes with its type.
 _WRITERS: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    # Those of more than 64 bits.
+    int: ("int", str),
     Decimal: ("decimal", str),
     datetime: ("datetime", datetime.isoformat),
     date: ("date", date.isoformat),
@@ -28,6 +31,7 @@ _WRITERS: dict[type, tuple[str, Callable[[Any], Any]]] = {
     timedelta: ("duration", lambda value: [value.days, value.seconds, value.microseconds]),
 }
 _READERS: dict[str, Callable[[Any], Any]] = {
+    "int": int,
     "decimal": Decimal,
     "datetime": datetime.fromisoformat,
     "date": date.fromisoformat,
@@ -77,7 +81,8 @@ def unpacked(data: bytes) -> Reference:
 
     try:
         columns = [_restored(found) for found in msgspec.msgpack.decode(data)]
-    except (msgspec.MsgspecError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:
+        # The bytes may be anything, and so may be what reading them stumbles over.
         raise CorruptRecord("packed counts", str(error)) from error
     return Reference({column.name: column for column in columns})
 
@@ -122,7 +127,29 @@ def _restored(found: dict[str, Any]) -> ReferenceColumn:
             temporal=found["temporal"],
             **{name: found[name] for name in ADDED},
         )
-    return ReferenceColumn(name=found["name"], kind=found["kind"], sample=sample)
+    return _checked(ReferenceColumn(name=found["name"], kind=found["kind"], sample=sample))
+
+
+def _checked(column: ReferenceColumn) -> ReferenceColumn:
+    sample = column.sample
+    if isinstance(sample, Levels):
+        check_levels(sample)
+        counted = [sample.rows, sample.missing, sample.rest, *sample.counts.values()]
+    else:
+        check_cells(cast("Cells", sample))
+        counted = [getattr(sample, name) for name in ("shift", *ADDED)]
+        _must(type(cast("Cells", sample).temporal) is bool, "temporal must be true or false")
+    _must(set(map(type, counted)) <= {int}, "counts must be whole numbers")
+    _must(min(counted) >= 0, "a count below 0")
+    _must(type(column.name) is str, "a feature without a name")
+    _must(column.kind in KINDS, "a feature of no kind")
+    _must(isinstance(sample, Levels) == (column.kind == "categorical"), "counts of another kind")
+    return column
+
+
+def _must(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
 
 
 def _bytes(values: Any) -> bytes:
@@ -134,7 +161,7 @@ def _ints(data: bytes) -> Any:
 
 
 def _level(level: Any) -> tuple[str, Any]:
-    if type(level) in _PLAIN:
+    if type(level) in _PLAIN and not (type(level) is int and abs(level) >> 63):
         return "", level
     tag, write = _WRITERS.get(type(level), ("", None))
     if write is None:

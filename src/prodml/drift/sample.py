@@ -309,13 +309,20 @@ def floats_of(column: "npt.NDArray[Any] | list[Any]") -> tuple[Floats, int, bool
     if isinstance(column, list):
         return _from_list(column)
     if column.dtype.kind in "mM":
-        ticks = column.astype("M8[ns]" if column.dtype.kind == "M" else "m8[ns]")
-        whole = ticks.astype(np.int64)
-        # Rounded once, as Python rounds them: microseconds fit into a double, nanoseconds do not.
-        seconds = np.where(whole % 1000 == 0, whole // 1000 / 1e6, whole / 1e9)
-        seconds[np.isnat(ticks)] = np.nan
-        return seconds, 0, column.dtype.kind == "M"
+        return _seconds(column), 0, column.dtype.kind == "M"
     return column.astype(np.float64, copy=False), 0, False
+
+
+def _seconds(column: "npt.NDArray[Any]") -> Floats:
+    """Times in seconds, to the same bits from any unit that can hold them."""
+    # Nanoseconds end in 2262 and wrap, and the year 9999 is in many a table.
+    fine = np.datetime_data(column.dtype)[0] in {"ns", "ps", "fs", "as"}
+    ticks = column.astype(f"{column.dtype.kind}8[{'ns' if fine else 'us'}]")
+    whole = ticks.astype(np.int64)
+    # Rounded once, as Python rounds them: microseconds fit into a double, nanoseconds do not.
+    seconds = np.where(whole % 1000 == 0, whole // 1000 / 1e6, whole / 1e9) if fine else whole / 1e6
+    seconds[np.isnat(ticks)] = np.nan
+    return np.asarray(seconds, dtype=np.float64)
 
 
 def _from_list(values: list[Any]) -> tuple[Floats, int, bool]:

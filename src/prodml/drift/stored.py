@@ -25,7 +25,17 @@ from prodml.drift.layout import CELLS, PARTS, Layout
 from prodml.drift.sample import Kind, Levels, Numbers
 from prodml.errors import BadConfiguration, CorruptRecord
 
-__all__ = ["FORMAT", "MOST_BYTES", "VERSION", "from_dict", "load", "save", "to_dict"]
+__all__ = [
+    "FORMAT",
+    "MOST_BYTES",
+    "VERSION",
+    "check_cells",
+    "check_levels",
+    "from_dict",
+    "load",
+    "save",
+    "to_dict",
+]
 
 FORMAT = "prodml.drift.Reference"
 VERSION = 1
@@ -88,7 +98,10 @@ def load(path: Path) -> dict[str, Fitted]:
     data = path.read_bytes()
     try:
         stored = _from_arrow(data) if path.suffix == ".arrow" else json.loads(data)
-    except (ValueError, RecursionError, KeyError) as error:
+    except BadConfiguration:
+        raise
+    except Exception as error:
+        # The bytes are here, so whatever a reader stumbles over (pyarrow raises OSError) is them.
         raise CorruptRecord(str(path), f"no reference: {error}") from error
     return from_dict(stored, where=str(path))
 
@@ -221,7 +234,7 @@ def _cells(plain: Mapping[str, Any]) -> Cells:
         marks=None if marks is None else np.cumsum(_counts(marks)),
         **{name: _count(plain[name]) for name in ADDED},
     )
-    _check_cells(sample)
+    check_cells(sample)
     return sample
 
 
@@ -234,18 +247,28 @@ def _codes(plain: Mapping[str, Any]) -> Any:
     return codes
 
 
-def _check_cells(sample: Cells) -> None:
+def check_cells(sample: Cells) -> None:
+    """ValueError where counts do not fit together."""
     codes, counts = sample.codes, sample.counts
     if len(codes) != len(counts) or (np.diff(codes) <= 0).any() or (counts <= 0).any():
         raise ValueError("codes must ascend, with a count each")
-    if len(codes) and codes[-1] > CELLS * PARTS:
+    if len(codes) and not 0 <= codes[0] <= codes[-1] <= CELLS * PARTS:
         raise ValueError("a cell beyond the last")
+    _check_parts(sample)
     if sample.shift > _MOST_SHIFT or int(counts.sum()) != sample.size:
         raise ValueError("rows and counts do not fit")
     if sample.fractional > sample.size or math.isnan(sample.minimum) != (not len(codes)):
         raise ValueError("rows and range do not fit")
     if math.isnan(sample.maximum) != (not len(codes)) or sample.minimum > sample.maximum:
         raise ValueError("the range is upside down")
+
+
+def _check_parts(sample: Cells) -> None:
+    owners = sample.layout.point_cells >> min(sample.shift, _MOST_SHIFT)
+    cells = sample.codes // PARTS
+    points = np.searchsorted(owners, cells, "right") - np.searchsorted(owners, cells, "left")
+    if (sample.codes % PARTS > 2 * points).any():
+        raise ValueError("parts of a cell that no point divides")
 
 
 def _plain_levels(sample: Levels) -> dict[str, Any]:
@@ -280,9 +303,14 @@ def _levels(plain: Mapping[str, Any]) -> Levels:
     sample = Levels(
         counts, _count(plain["rows"]), _count(plain["missing"]), rest=_count(plain["rest"])
     )
-    if sum(counts.values()) + sample.rest != sample.size:
-        raise ValueError("rows and levels do not fit")
+    check_levels(sample)
     return sample
+
+
+def check_levels(sample: Levels) -> None:
+    """ValueError where counts do not fit together."""
+    if sum(sample.counts.values()) + sample.rest != sample.size:
+        raise ValueError("rows and levels do not fit")
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
@@ -371,6 +399,8 @@ def _arrow(stored: Mapping[str, Any]) -> bytes:
 def _from_arrow(data: bytes) -> dict[str, Any]:
     pa, ipc = _pyarrow()
     table = ipc.open_file(pa.BufferReader(data)).read_all()
+    # Or an offset of text could point anywhere in memory.
+    table.validate(full=True)
     told = table.schema.metadata or {}
     columns: list[Any] = []
     for row in table.to_pylist():

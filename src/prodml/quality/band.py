@@ -37,6 +37,11 @@ class Band:
     stretch: float
     rows: int
 
+    @property
+    def defined(self) -> bool:
+        """Whether every number of it is one: of errors too large to be squared none is."""
+        return math.isfinite(self.reference + self.offset + self.spread + self.realised_spread)
+
     def half(self, rows: int, alpha: float, more: float) -> float:
         """Half width of the band for ``rows`` rows at level ``alpha``, two-sided.
 

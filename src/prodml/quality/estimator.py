@@ -39,6 +39,8 @@ class _Fitted:
     rows: int
     held: list[tuple[bytes, float]] = field(default_factory=list[tuple[bytes, float]])
     joined: int = 0
+    # Labels held before it is worth while to look again whether every metric is defined.
+    wanted: int = 0
 
 
 @final
@@ -82,7 +84,8 @@ class PerformanceEstimator:
     min_rows
         Rows that a chunk needs.
     min_labels
-        Late labels that are needed to learn from them.
+        Late labels that are needed to learn from them; where a metric is not defined by so
+        many (a class is rare), twice as many, up to ``memory``.
     max_pending
         Predictions that may wait for labels; beyond, the oldest leave and are counted.
     memory
@@ -214,7 +217,9 @@ class PerformanceEstimator:
                 f"reference has {len(rows)} rows with a prediction and a label; "
                 f"{least} are needed for {self.chunks} chunks"
             )
-        fitted = self._learn(task, rows, codes)
+        # What overflows is no number, and refused as such.
+        with np.errstate(over="ignore", invalid="ignore"):
+            fitted = self._learn(task, rows, codes)
         with self._lock:
             self._fitted, self._alarming = fitted, frozenset()
         return self
@@ -227,10 +232,10 @@ class PerformanceEstimator:
             if formula.binary_only and truth.values.shape[1] != 2:
                 raise BadConfiguration(f"metric {name!r} is for two classes only")
             bands[name] = band_of(formula, rows, truth, expected, self.chunks)
-            if math.isnan(bands[name].reference) or bands[name].chunks < 5:
+            if not bands[name].defined or bands[name].chunks < 5:
                 raise BadConfiguration(
                     f"metric {name!r} is not defined in enough chunks of the reference: "
-                    f"fewer chunks, or more rows of every class"
+                    f"fewer chunks, more rows of every class, or labels in smaller units"
                 )
         biases = {n: Bias(band.realised_spread, self.memory) for n, band in bands.items()}
         expect = task.fit(rows, codes)
@@ -336,7 +341,8 @@ class PerformanceEstimator:
                     joined.append((line, code))
                 elif not math.isnan(code):
                     unknown += 1
-            realised, estimated = self._learn_from(fitted, joined)
+            with np.errstate(over="ignore", invalid="ignore"):
+                realised, estimated = self._learn_from(fitted, joined)
             late = Settlement(
                 joined=len(joined),
                 unknown=unknown,
@@ -374,8 +380,11 @@ class PerformanceEstimator:
     def _metric(self, fitted: _Fitted, name: str, rows: Any, expected: Any) -> MetricEstimate:
         band, bias, formula = fitted.bands[name], fitted.biases[name], self._formulas[name]
         raw, noise = formula.of(rows, expected)
-        if math.isnan(raw):
-            return self._unknown(fitted, name, f"{name} is not defined: a class is never predicted")
+        if not math.isfinite(raw):
+            told = "errors too large for a number, or none expected by the loss model"
+            if name in CLASSIFICATION:
+                told = "a class is never predicted"
+            return self._unknown(fitted, name, f"{name} is not defined: {told}")
         value = _within(raw - band.offset + bias.value, formula)
         error = noise**2 * band.stretch**2 * (1.0 + len(rows) / fitted.rows) + bias.variance
         wide = NormalDist().inv_cdf(0.5 + self.confidence / 2.0) * math.sqrt(error)
@@ -445,15 +454,23 @@ class PerformanceEstimator:
             return {}, {}
         fitted.joined += len(joined)
         fitted.held += joined
-        if len(fitted.held) >= self.min_labels:
-            real, guess, noise = self._compared(fitted, fitted.held)
-            for name, bias in fitted.biases.items():
-                missed = real[name] - guess[name] + fitted.bands[name].offset
-                if not math.isnan(missed):
-                    stretch = fitted.bands[name].stretch
-                    bias.learn(missed, (noise[name] * stretch) ** 2, len(fitted.held))
-            fitted.held = []
+        if len(fitted.held) >= max(fitted.wanted, self.min_labels):
+            self._learn_held(fitted)
         return self._compared(fitted, joined)[:2]
+
+    def _learn_held(self, fitted: _Fitted) -> None:
+        labels = len(fitted.held)
+        real, guess, noise = self._compared(fitted, fitted.held)
+        missed = {n: real[n] - guess[n] + band.offset for n, band in fitted.bands.items()}
+        if not all(map(math.isfinite, missed.values())) and 2 * labels <= self.memory:
+            # A rare class has no label yet: with twice as many it may have one.
+            fitted.wanted = 2 * labels
+            return
+        for name, bias in fitted.biases.items():
+            if math.isfinite(missed[name]):
+                stretch = fitted.bands[name].stretch
+                bias.learn(missed[name], (noise[name] * stretch) ** 2, labels)
+        fitted.held, fitted.wanted = [], 0
 
     def _compared(
         self, fitted: _Fitted, joined: list[tuple[bytes, float]]

@@ -34,12 +34,15 @@ class Pending:
 
     def add(self, ids: Sequence[Any], lines: Floats) -> None:
         """Remember one line an id; an id that waits already gets the newer line."""
+        # Nothing is remembered of a batch with an id that cannot be.
+        for key in ids:
+            hash(key)
         for key, line in zip(ids, lines, strict=True):
             self._lines.pop(key, None)
             self._lines[key] = line.tobytes()
-        while len(self._lines) > self.most:
-            self._lines.popitem(last=False)
-            self.evicted += 1
+            if len(self._lines) > self.most:
+                self._lines.popitem(last=False)
+                self.evicted += 1
 
     def take(self, key: Any) -> bytes | None:
         """The line of ``key``, which then waits no more; None if it does not wait."""

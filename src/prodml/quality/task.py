@@ -69,6 +69,9 @@ class Task(Protocol):
 
 def labels_of(labels: Any) -> list[Any]:
     """Labels as plain Python values, from any sequence, array or series."""
+    if hasattr(labels, "to_pylist"):
+        # Arrow's own arrays give no copy where they hold text, booleans or nulls.
+        return cast("list[Any]", labels.to_pylist())
     if hasattr(labels, "to_numpy"):
         labels = labels.to_numpy()
     if isinstance(labels, np.ndarray):
@@ -78,7 +81,9 @@ def labels_of(labels: Any) -> list[Any]:
 
 def _floats(raw: Any, what: str, dimensions: tuple[int, ...]) -> Floats:
     try:
-        if hasattr(raw, "to_numpy"):
+        if hasattr(raw, "to_pylist"):
+            raw = raw.to_numpy(zero_copy_only=False)
+        elif hasattr(raw, "to_numpy"):
             raw = raw.to_numpy()
         array = np.asarray(raw, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -1,6 +1,7 @@
 """Have the model's answers moved?  Every test of a feature, on what the model said."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast, final
 
@@ -73,9 +74,7 @@ class PredictionDriftDetector:
     _detector: DriftDetector = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        table = self._table(self.reference)
-        if not table:
-            raise BadConfiguration("reference has no answers")
+        table = self._readable()
         self._detector = DriftDetector(
             table,
             alpha=self.alpha,
@@ -99,6 +98,18 @@ class PredictionDriftDetector:
         ('answer',)
         """
         return self._detector.detect_drift(self._table(current), alpha)
+
+    def _readable(self) -> dict[str, Any]:
+        names = list(map(str, () if self.classes is None else self.classes))
+        if len(set(names)) < len(names):
+            raise BadConfiguration(f"classes must have different names: {names}")
+        try:
+            table = self._table(self.reference)
+        except (TypeError, ValueError) as error:
+            raise BadConfiguration(f"reference has answers of no form: {error}") from error
+        if not table or np.isnan(table.get("confidence", 0.0)).all():
+            raise BadConfiguration("reference has no answers")
+        return table
 
     def _table(self, answers: Any) -> dict[str, Any]:
         values = _values(answers)
@@ -126,11 +137,18 @@ class PredictionDriftDetector:
 
 def _values(answers: Any) -> Any:
     if isinstance(answers, np.ndarray) and answers.ndim == 2:
-        return answers.astype(np.float64)
+        return _numbers(answers)
     if isinstance(answers, list | tuple):
         found = list(cast("Iterable[Any]", answers))
         return [one.value if isinstance(one, Prediction) else one for one in found]
     return column_of(answers, by_row=True)
+
+
+def _numbers(vectors: Any) -> Any:
+    try:
+        return vectors.astype(np.float64)
+    except (TypeError, ValueError):
+        return _stacked(vectors.tolist())
 
 
 def _stacked(values: list[Any]) -> Any:
@@ -142,5 +160,7 @@ def _stacked(values: list[Any]) -> Any:
     rows = np.full((len(values), width), np.nan)
     for row, value, length in zip(rows, values, lengths, strict=True):
         if length == width:
-            row[:] = value
+            # What is no vector of numbers stays a row of NaN.
+            with suppress(TypeError, ValueError):
+                row[:] = value
     return rows

@@ -193,7 +193,9 @@ class CorrelationDrift:
             for pair, value in zip(both, adjusted, strict=True)
         ]
         pairs.sort(key=lambda pair: (pair.p_adjusted, -abs(pair.after - pair.before)))
-        first = max(pairs, key=lambda pair: (_RANK[pair.level], abs(pair.after - pair.before)))
+        # The strongest evidence of the gravest pairs: a larger change that is less certain must
+        # not cost the verdict when p-values are corrected over methods.
+        first = max(pairs, key=lambda pair: _RANK[pair.level])
         change = first.after - first.before
         told = [pair for pair in pairs if pair.level is first.level][:3]
         return replace(

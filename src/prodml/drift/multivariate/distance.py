@@ -37,6 +37,8 @@ _PERMUTATIONS = 499
 _MEDIAN_ROWS = 500
 # Pairs nearer than this, as a share of their squared lengths, lose digits in a product.
 _NEAR = 1e-6
+# Squares of differences stay finite.
+_LARGEST = 1e150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,8 @@ def mmd(
     rows, size, rng = _samples(first, second, permutations, max_rows, seed)
     width = _bandwidth(rows, rng) if bandwidth is None else bandwidth
     between("bandwidth", width, math.inf)
+    if not 0.0 < width * width < math.inf:
+        raise BadConfiguration(f"bandwidth {width!r} has no square: another unit is needed")
     deals = _deals(len(rows), size, permutations, rng)
     sums = _sums(rows, deals, lambda squares: np.exp(squares / (-2.0 * width**2)), self_pair=1.0)
     squared = sums.within_first + sums.within_second - 2.0 * sums.between
@@ -182,6 +186,8 @@ def _samples(
             raise ValueError(f"two arrays (rows, columns) of equal width are needed: {rows.shape}")
         if not np.isfinite(rows).all():
             raise ValueError("rows must be finite: count and impute what is missing first")
+        if np.abs(rows).max(initial=0.0) > _LARGEST:
+            raise ValueError(f"numbers beyond {_LARGEST:g} have no squares: divide by their spread")
         both.append(rows if len(rows) <= max_rows else rows[_some(rng, len(rows), max_rows)])
     return np.vstack(both), len(both[0]), rng
 

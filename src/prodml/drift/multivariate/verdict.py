@@ -49,8 +49,9 @@ class MultivariateDrift:
     level
         The verdict; ``drift_detected`` is short for ``level is DriftLevel.DRIFT``.
     statistic, interval
-        The method's own number (AUC, mean reconstruction error, squared distance, largest
-        change of a correlation), and its confidence interval where the method has one.
+        The method's own number (AUC, mean reconstruction error, squared distance, change of
+        the correlation with the strongest evidence), and its confidence interval where the
+        method has one.
     p_value, p_adjusted
         Before and after the correction over methods; NaN where nothing was tested.
     effect, floor
