@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import nox
@@ -112,6 +113,29 @@ def bench_http(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.serving_http", *servers, *session.posargs)
 
 
+@nox.session(name="bench-drift", python=PYTHONS[0])
+def bench_drift(session: nox.Session) -> None:
+    """A check against other drift libraries; ``-- --rounds 1 --rows 5000`` only tries it."""
+    session.install("-e", ".[test]")
+    peers = ("alibi", "deepchecks", "evidently", "frouros", "nannyml")
+    found = [(f"--{name}", other(session, name, *group(f"drift-{name}"))) for name in peers]
+    session.run("python", "-m", "benchmarks.drift_peers", *chain(*found), *session.posargs)
+
+
+@nox.session(name="drift-alarms", python=PYTHONS[0])
+def drift_alarms(session: nox.Session) -> None:
+    """What other drift libraries and ours say where nothing moved; an hour, ``-- 5`` for less."""
+    session.install("-e", ".[test]")
+    runs = session.posargs or ("20", "60")
+    silent = {"DO_NOT_TRACK": "1", "NML_DISABLE_USAGE_LOGGING": "1", "OMP_NUM_THREADS": "1"}
+    for name in ("alibi", "evidently", "nannyml", "whylogs"):
+        python = other(session, name, *group(f"drift-{name}"))
+        script = "benchmarks/_drift_peers/alarms.py"
+        session.run(python, script, name, *runs, env=silent, external=True)
+    session.run("python", "-m", "benchmarks._drift_peers.ours", env={"PYTHONPATH": "."})
+    session.run("python", "-m", "benchmarks._drift_peers.power", env={"PYTHONPATH": "."})
+
+
 @nox.session(python=PYTHONS[0])
 @nox.parametrize(
     ("package", "test"),
@@ -152,6 +176,14 @@ def soak(session: nox.Session) -> None:
     """Long-running confirmations: large simulations and many seeds."""
     session.install("-e", ".[test]")
     session.run("pytest", "-m", "soak", "--timeout=3600", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def scale(session: nox.Session) -> None:
+    """Ten million rows in DuckDB, Dask and Spark; without Java, Spark is left out."""
+    session.install("-e", ".[test]", *group("scale"))
+    files = [f"tests/integration/test_drift_{name}.py" for name in ("duckdb", "dask", "spark")]
+    session.run("pytest", "-m", "soak or not soak", "--timeout=3600", *files, *session.posargs)
 
 
 @nox.session(python=PYTHONS[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data import DAY, FEATURES, PLANE, SCHEDULE, UNKNOWN, WEATHER, Floats, Ints, Year
+from data import CATEGORICAL, DAY, FEATURES, PLANE, SCHEDULE, UNKNOWN, WEATHER, Floats, Ints, Year
 from feeds import Departures, WeatherFeed, feature_service
 from ladder import Ladder, order, price
 from model import FlightModel
@@ -77,7 +77,7 @@ class Week:
     metrics: dict[str, float]
     decision: str
     naive: int
-    drifted: int
+    drifted: tuple[str, ...]
     beyond_january: float
 
 
@@ -162,13 +162,19 @@ class Operation:
         self.estimate = cached_prediction(
             self.cache, version=lambda: self.server.default_version, batch=True, function="estimate"
         )(self._estimate)
-        # Weather and seasons always move; what matters is a fifth of the rows or more.
+        # Flights of one day share its weather, so evidence is counted in days.  Seasons always
+        # move; what matters is a fifth of the rows or more.
         self.drift = DriftDetector(
             rows,
             list(FEATURES),
-            categorical=("carrier", "origin", "dest"),
+            categorical=CATEGORICAL,
             min_effect=0.2,
+            blocks=self.year.local_day[everything],
             clock=self.clock,
+        )
+        # What one would see who took each flight for an observation of its own.
+        self.by_rows = DriftDetector(
+            rows, list(FEATURES), categorical=CATEGORICAL, clock=self.clock, events=Stream()
         )
         self.monitor = PredictionDriftMonitor(
             window_size=5000, clock=self.clock, events=self.events
@@ -304,7 +310,7 @@ class Operation:
         last = np.flatnonzero((self.year.local_day >= day - 7) & (self.year.local_day < day))
         week = self.table[last]
         report = self.drift.detect_drift(week)
-        naive = sum(f.p_value < 0.05 for f in report.values())
+        naive = sum(f.p_value < 0.05 for f in self.by_rows.detect_drift(week).values())
         champion = self.server.default_version or "1"
         metrics = {
             "labels": float(len(self.known(midnight(day)))),
@@ -316,7 +322,7 @@ class Operation:
         decision = None if busy else self.lifecycle.check()
         told = "rollout under way" if busy else str(decision)
         beyond = _outside(week, self.january)
-        self.weeks.append(Week(day, metrics, told, naive, len(report.drifted), beyond))
+        self.weeks.append(Week(day, metrics, told, naive, report.drifted, beyond))
 
     def _train(self, context: Any) -> FlightModel:
         """Train up to a week ago: the week since is for the gate, and both see the same rows."""

@@ -1,20 +1,22 @@
 """The year in one page: a table on the terminal and one self-contained HTML file."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from counterfactual import Weekly, base_rates, paired_interval, weeks
-from data import FEATURES, Floats
+from data import FEATURES, SCHEDULE, WEATHER, Floats
 from feeds import SILENCE
-from operation import DEADLINE, START, Operation
+from operation import DEADLINE, START, Operation, Week
 from simulation import FIRST_DAY, MONTHS, date
 
-from prodml import PredictionLog, svg
+from prodml import DriftDetector, PredictionLog, svg
 from prodml.clock import utc
+from prodml.drift import DriftReport
 from prodml.events import (
     CircuitClosed,
     CircuitOpened,
@@ -29,6 +31,9 @@ from prodml.events import (
 STORM = 0.4
 """A day on which more than so many flights never flew is told as a storm."""
 
+Monthly: TypeAlias = Mapping[int, DriftReport]
+"""A report by month."""
+
 
 @dataclass
 class Story:
@@ -37,7 +42,7 @@ class Story:
     figures: dict[str, str]
     incidents: list[tuple[str, str]]
     policies: list[Weekly]
-    drift: Mapping[int, Any]
+    drift: Monthly
     charts: list[str]
     prices: dict[str, float]
 
@@ -59,25 +64,26 @@ def own_weeks(operation: Operation, days: Sequence[int]) -> Weekly:
     return Weekly("this run", loss, base_loss, flights, trainings)
 
 
-def monthly_drift(operation: Operation, days: Sequence[int]) -> dict[int, Any]:
+def monthly_drift(detector: DriftDetector, operation: Operation, days: Sequence[int]) -> Monthly:
     """A drift report for each served month against January."""
     year, served = operation.year, np.isin(operation.year.local_day, list(days))
     months = sorted({int(m) for m in year.month[served]})
     return {
-        month: operation.drift.detect_drift(operation.table[served & (year.month == month)])
+        month: detector.detect_drift(operation.table[served & (year.month == month)])
         for month in months
     }
 
 
 def tell(operation: Operation, days: Sequence[int], others: list[Weekly]) -> Story:
     own = own_weeks(operation, days)
-    drift = monthly_drift(operation, days)
+    drift = monthly_drift(operation.drift, operation, days)
+    by_rows = monthly_drift(operation.by_rows, operation, days)
     return Story(
         figures=_figures(operation, own),
         incidents=_incidents(operation, days),
         policies=[own, *others],
         drift=drift,
-        charts=_charts(operation, days, [own, *others], drift),
+        charts=_charts(operation, days, [own, *others], drift, by_rows),
         prices=operation.prices,
     )
 
@@ -95,7 +101,6 @@ def _figures(operation: Operation, own: Weekly) -> dict[str, str]:
     log = operation.log.stats()
     labelled = sum(1 for r in PredictionLog(operation.folder / "log") if r.labelled)
     naive = sum(week.naive for week in operation.weeks)
-    moved = sum(week.drifted for week in operation.weeks)
     looked = len(FEATURES) * len(operation.weeks)
     estimate = _brier(trace.estimate, year.late)
     return {
@@ -114,9 +119,18 @@ def _figures(operation: Operation, own: Weekly) -> dict[str, str]:
         "estimates computed": f"{operation.computed:,} of {len(asked):,} in "
         f"{operation.computing:.1f} s; the cache saved {_saved(operation, len(asked)):.1f} s",
         "prediction log": f"{log.written:,} records, {labelled:,} joined with their label",
-        "drift, features in alarm": f"{naive} of {looked} weekly looks by p < 0.05, "
-        f"{moved} by effect size",
+        "drift, features in alarm": f"{naive} of {looked} weekly looks by p < 0.05 a flight",
+        "what moved, day by day": _moved(operation.weeks),
     }
+
+
+def _moved(weeks: Sequence[Week]) -> str:
+    """Who drifted in how many weeks, evidence counted in days; the calendar is named too."""
+    told = Counter(name for week in weeks for name in week.drifted)
+    named = ", ".join(f"{name} {count}" for name, count in told.most_common(3))
+    weather, schedule = (sum(told[name] for name in group) for group in (WEATHER, SCHEDULE))
+    told_of = f"weather {weather} times ({named}), schedule and calendar {schedule}"
+    return f"{told_of}, in {len(weeks)} weeks"
 
 
 def _saved(operation: Operation, asked: int) -> float:
@@ -203,7 +217,11 @@ def _day_of(at: float) -> float:
 
 
 def _charts(
-    operation: Operation, days: Sequence[int], policies: list[Weekly], drift: Mapping[int, Any]
+    operation: Operation,
+    days: Sequence[int],
+    policies: list[Weekly],
+    drift: Monthly,
+    by_rows: Monthly,
 ) -> list[str]:
     firsts = [first for first, _ in weeks(max(days) + 1)]
     labels = {float(d): MONTHS[m] for m, d in enumerate(FIRST_DAY[:-1]) if START <= d <= max(days)}
@@ -214,7 +232,7 @@ def _charts(
     return [
         svg.line_chart(quality, x=firsts, labels=labels, title="Brier by week (lower is better)"),
         _heat_map(drift),
-        _alarm_chart(drift),
+        _alarm_chart(drift, by_rows),
         svg.step_chart(
             {"version": [_usual_version(operation, day) for day in every]},
             x=every,
@@ -234,7 +252,7 @@ def _ratio(sums: Floats, counts: Floats) -> list[float]:
     return [s / n if n else float("nan") for s, n in zip(sums, counts, strict=True)]
 
 
-def _heat_map(drift: Mapping[int, Any]) -> str:
+def _heat_map(drift: Monthly) -> str:
     columns = [MONTHS[month - 1] for month in drift]
     values = [[float(report[name].effect) for report in drift.values()] for name in FEATURES]
     labels = [
@@ -250,13 +268,11 @@ def _heat_map(drift: Mapping[int, Any]) -> str:
     )
 
 
-def _alarm_chart(drift: Mapping[int, Any]) -> str:
-    naive = [
-        sum(f.p_value is not None and f.p_value < 0.05 for f in r.values()) for r in drift.values()
-    ]
+def _alarm_chart(drift: Monthly, by_rows: Monthly) -> str:
+    naive = [sum(f.p_value < 0.05 for f in report.values()) for report in by_rows.values()]
     sized = [len(report.drifted) for report in drift.values()]
     return svg.line_chart(
-        {"p < 0.05": naive, "by effect size": sized},
+        {"p < 0.05 a flight": naive, "by days and effect": sized},
         x=list(range(len(drift))),
         labels={float(i): MONTHS[m - 1] for i, m in enumerate(drift)},
         title=f"Features in alarm, of {len(FEATURES)}",

@@ -46,6 +46,7 @@ _ROOMS: tuple[str, ...] = (
     "cache",
     "drift",
     "features",
+    "quality",
     "recording",
     "registry",
     "resilience",

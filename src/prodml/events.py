@@ -361,7 +361,9 @@ class DriftDetected(Event):
 
 @_fact
 class DriftCleared(Event):
-    """No feature is beyond its floor any more."""
+    """No feature is beyond its floor any more; ``features`` are those that were."""
+
+    features: tuple[str, ...] = ()
 
 
 @_fact

@@ -10,6 +10,7 @@ __all__ = [
     "MISS",
     "BatchModel",
     "Closable",
+    "DriftLevel",
     "FeatureSource",
     "Features",
     "Miss",
@@ -73,6 +74,28 @@ def is_missing(value: object) -> bool:
     if isinstance(value, Real) or cls.__name__ in {"datetime64", "timedelta64"}:
         return bool(value != value)  # noqa: PLR0124
     return False
+
+
+class DriftLevel(Enum):
+    """What a check found; the one vocabulary of the rooms that watch.
+
+    A large sample makes every difference significant, a small one makes every difference
+    look large; so drift is said only where there is evidence *and* size.
+
+    Examples
+    --------
+    >>> DriftLevel.DRIFT.value, DriftLevel("none")
+    ('drift', <DriftLevel.NONE: 'none'>)
+    """
+
+    NONE = "none"
+    """No evidence of a change."""
+    NEGLIGIBLE = "negligible"
+    """Evidence of a change, but smaller than the floor: it does not alarm."""
+    DRIFT = "drift"
+    """Evidence of a change at least as large as the floor."""
+    INCONCLUSIVE = "inconclusive"
+    """Too little data, or data that cannot be compared; the reason says which."""
 
 
 @dataclass(slots=True)

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 ASSETS = Path(__file__).parents[2] / "docs" / "assets"
-FIGURES = runpy.run_path(str(ASSETS / "freshness.py"))["FIGURES"]
+SCRIPTS = {path.name: runpy.run_path(str(path))["FIGURES"] for path in ASSETS.glob("*.py")}
+FIGURES = {name: (script, draw) for script, all_ in SCRIPTS.items() for name, draw in all_.items()}
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_picture_is_what_the_code_draws(name):
+    script, draw = FIGURES[name]
     drawn = (ASSETS / name).read_text()
-    assert drawn == FIGURES[name]() + "\n", f"run python {ASSETS.name}/freshness.py"
+    assert drawn == draw() + "\n", f"run python docs/{ASSETS.name}/{script}"
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -124,6 +124,28 @@ def test_a_policy_leads_itself_by_nothing_and_a_better_one_by_something():
     assert worse.skill == pytest.approx(0.1)
 
 
+def test_with_days_as_blocks_the_weather_moved_and_the_calendar_did_not(year):
+    from data import CATEGORICAL, FEATURES, SCHEDULE, WEATHER
+
+    from prodml import DriftDetector
+    from prodml.events import Stream
+
+    table, days = year.matrix(), year.local_day
+    january = year.month == 1
+    settings = {"categorical": CATEGORICAL, "min_effect": 0.2, "events": Stream()}
+    by_days = DriftDetector(table[january], FEATURES, blocks=days[january], **settings)
+    by_rows = DriftDetector(table[january], FEATURES, **settings)
+    moved, significant = [], []
+    for day in range(45, 360, 35):
+        week = table[(days >= day - 7) & (days < day)]
+        moved += by_days.detect_drift(week).drifted
+        significant += [n for n, f in by_rows.detect_drift(week).items() if f.p_adjusted < 0.05]
+    assert set(significant) >= {"weekday", "dest", "temp"}
+    assert moved.count("temp") >= 5
+    assert not set(moved) & set(SCHEDULE)
+    assert set(moved) <= {*WEATHER, "delay_now"}
+
+
 # -- service ----------------------------------------------------------------------------
 
 
@@ -163,6 +185,7 @@ def test_the_fast_run_shows_its_incidents(tmp_path):
     forced = re.search(r"17 Dec +version (\d+) enters shadow", told).group(1)
     assert re.search(rf"1[789] Dec +version {forced} rolled back: paired loss", told)
     assert re.search(r"30 Dec +weather feed: breaker open", told)
+    assert re.search(r"what moved, day by day +weather \d+ times .*calendar 0, in", told)
     assert int(re.search(r"degraded answers +([\d,]+)", told).group(1).replace(",", "")) >= 776
     lead = re.search(r"never retrained .*?([+-][\d.]+) points", told).group(1)
     assert float(lead) > 0

@@ -168,3 +168,13 @@ def test_retuning_moves_the_bounds():
 def test_a_check_that_makes_no_sense_is_refused(settings):
     with pytest.raises(BadConfiguration):
         AnswerCheck(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"minimum": "x"}, {"maximum": []}, {"shape": 5}])
+def test_a_setting_of_a_wrong_type_is_named(settings):
+    with pytest.raises(BadConfiguration, match=next(iter(settings))):
+        AnswerCheck(**settings)
+
+
+def test_what_cannot_be_hashed_is_not_allowed():
+    assert "not allowed" in str(AnswerCheck(allowed={"a"}).reason(bytearray(b"a")))

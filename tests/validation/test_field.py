@@ -200,3 +200,37 @@ def test_a_violation_shortens_what_it_shows():
     text = str(Violation("", "type", "x" * 500, "a mapping"))
     assert text.startswith("row: 'xxx")
     assert len(text) < 120
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "word"),
+    [
+        (str, {"min_length": "3"}, "min_length"),
+        (str, {"max_length": 1.5}, "max_length"),
+        (str, {"max_length": True}, "max_length"),
+        (str, {"null_share": "x"}, "null_share"),
+        (str, {"max_null_share": []}, "max_null_share"),
+        (str, {"categories": 5}, "categories"),
+        ("any", {"categories": [([1],)]}, "categories"),
+        (str, {"on": 5}, "on"),
+        (float, {"minimum": Fraction(10**400)}, "minimum"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_named(kind, settings, word):
+    with pytest.raises(BadConfiguration, match=word):
+        Field(kind, **settings)
+
+
+def test_a_description_is_a_copy():
+    field = Field(int, categories=(1, 2), on={"missing": "warn"})
+    told = field.to_dict()
+    told["on"]["missing"] = "reject"
+    told["categories"].append(3)
+    assert field.on == {"missing": "warn"}
+    assert field.categories == (1, 2)
+
+
+def test_days_among_the_categories_are_texts_in_a_description():
+    field = Field("date", categories=[date(2024, 1, 1)])
+    assert field.to_dict()["categories"] == ["2024-01-01"]
+    assert Field(**field.to_dict()) == field

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prodml import _settings
 from prodml.errors import BadConfiguration, InvalidFeatures
 from prodml.types import MISS
-from prodml.validation import Field, Schema, Violation
+from prodml.validation import Field, Schema, Violation, kinds
 from prodml.validation.field import breach
 
 SCHEMA = Schema(
@@ -351,6 +351,37 @@ def test_a_schema_refuses_nonsense(settings, named):
 
 def test_types_seen_do_not_fill_memory():
     schema = Schema({"n": Field(int)})
-    for i in range(300):
+    for i in range(1200):
         schema.validate({"n": type(f"Made{i}", (int,), {})(1)})
-    assert len(schema._accepts._plans) == 256
+    assert len(kinds._KNOWN) <= 1024
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"fields": None}, "fields"),
+        ({"fields": ["a"]}, "fields"),
+        ({"on": 5}, "on"),
+        ({"rules": "a > 1"}, "rules"),
+        ({"rules": [5]}, "rules"),
+        ({"unique": [5]}, "unique"),
+        ({"null_alpha": "x"}, "null_alpha"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_named(settings, word):
+    with pytest.raises(BadConfiguration, match=word):
+        Schema(**{"fields": {"a": Field(int)}, **settings})
+
+
+@pytest.mark.parametrize("told", [None, [], "x", {"format": 1, "fields": []}])
+def test_what_is_no_description_is_refused(told):
+    with pytest.raises(BadConfiguration):
+        Schema.from_dict(told)
+
+
+def test_fields_cannot_be_changed_under_the_checks():
+    schema = Schema({"a": Field(int)})
+    with pytest.raises(TypeError):
+        schema.fields["a"] = Field(str)
+    for other in (copy.copy(schema), copy.deepcopy(schema), pickle.loads(pickle.dumps(schema))):
+        assert other.fields == schema.fields

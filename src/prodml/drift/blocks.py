@@ -122,11 +122,13 @@ def design_effects(raw: Any, kind: Kind, codes: Codes) -> dict[str, float]:
 
 
 def _of_levels(values: Iterable[Any], codes: Codes) -> dict[str, float]:
-    texts = np.array([_text(value) for value in values])
-    kept = texts != ""
+    # Numbers for levels: an array of texts would give each row the room of the longest.
+    known: dict[str, int] = {"": -1}
+    places = np.array([known.setdefault(_text(value), len(known) - 1) for value in values])
+    kept = places >= 0
     effects = {"missing": design_effect(~kept, codes), "distribution": 1.0}
-    levels, index, counts = np.unique(texts[kept], return_inverse=True, return_counts=True)
-    top = np.argsort(counts)[::-1][:_LEVELS]
+    levels, index, counts = np.unique(places[kept], return_inverse=True, return_counts=True)
+    top = np.argsort(counts, kind="stable")[::-1][:_LEVELS]
     if len(levels) > 1:
         # Rao and Scott's first-order correction: the mean, weighted by 1 - share.
         weights = 1.0 - counts[top] / counts.sum()

@@ -7,18 +7,27 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from prodml.clock import SYSTEM_CLOCK, Clock
+from prodml.drift.breaches import of_breaches
+from prodml.drift.cells import Cells
 from prodml.drift.correction import CORRECTIONS, Correction, adjust
-from prodml.drift.evidence import Evidence, Rules, absent, examine, judge, unreadable
-from prodml.drift.feature import FeatureDrift, verdict
-from prodml.drift.reference import Reference, ReferenceColumn
+from prodml.drift.evidence import Evidence, Rules, absent, judge, unreadable
+from prodml.drift.examination import examine
+from prodml.drift.feature import Details, FeatureDrift, details_of, verdict
+from prodml.drift.lazy import batch_of
+from prodml.drift.reference import Reference, ReferenceColumn, Sample
 from prodml.drift.report import DriftReport
-from prodml.drift.sample import Kind, Levels, Numbers
-from prodml.drift.table import Table, table_of
+from prodml.drift.sample import Kind
+from prodml.drift.table import Table
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, DriftCleared, DriftDetected, Stream
+from prodml.validation import SchemaStats
 
 __all__ = ["DriftDetector"]
 
+_TESTS_OF: dict[str, tuple[str, ...]] = {
+    "numeric": ("ks", "cramer_von_mises", "anderson_darling"),
+    "categorical": ("chi_square", "g_test"),
+}
 _FITTED = "the reference is fitted already: build another detector"
 
 
@@ -38,7 +47,7 @@ class DriftDetector:
     reference
         The data that the model knows: an array (rows, features), a mapping of columns, a
         list of mappings, a data frame of any library that narwhals knows, or a fitted
-        :class:`Reference`.  Fitted once and not kept.
+        :class:`Reference`, exact or counted in cells.  Fitted once and not kept.
     feature_names
         Names of an array's columns (default ``x0``, ``x1``, ...), or the columns of a table
         to watch (default all).
@@ -61,6 +70,15 @@ class DriftDetector:
     kinds
         Feature name to ``"numeric"``, ``"categorical"`` or ``"time"``, where the type of
         the data does not say it; ``categorical`` is short for the usual case.
+    tests
+        Feature name to ``"cramer_von_mises"`` or ``"anderson_darling"`` (numbers, sorted
+        references only) or ``"g_test"`` (categories), instead of the default of its kind.
+        They weigh the evidence; the effect stays the same share of rows.
+    fresh
+        Feature name to seconds: the newest time of the feature may be no older by the
+        clock.  A stale feed is drift, whatever its values.
+    counts
+        What the schema refused and repaired of the reference; default: nothing.
     blocks
         One label a row of the reference (its day, say) when rows of one block are alike:
         evidence is then counted in effective rows, see :mod:`prodml.drift.blocks`.
@@ -104,6 +122,9 @@ class DriftDetector:
     min_rows: int = 30
     categorical: Sequence[str] = field(default=(), metadata={"fixed": _FITTED})
     kinds: Mapping[str, Kind] | None = field(default=None, repr=False)
+    tests: Mapping[str, str] = field(default_factory=dict[str, str])
+    fresh: Mapping[str, float] = field(default_factory=dict[str, float])
+    counts: SchemaStats | None = field(default=None, repr=False)
     blocks: Any = field(default=None, repr=False)
     name: str = "drift"
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
@@ -123,9 +144,14 @@ class DriftDetector:
         # The raw data may be large: what is kept is the fitted reference.
         self.reference, self.blocks = self._fitted, None
         self.feature_names = self._fitted.names
+        self.fresh, self.tests = dict(self.fresh), dict(self.tests)
+        _check_tests(self.tests, self._fitted)
+        _check_fresh(self.fresh, self._fitted)
         self.categorical = tuple(self.categorical)
 
-    def detect_drift(self, current: Any, alpha: float | None = None) -> DriftReport:
+    def detect_drift(
+        self, current: Any, alpha: float | None = None, *, counts: SchemaStats | None = None
+    ) -> DriftReport:
         """Compare ``current`` with the reference.
 
         Parameters
@@ -135,6 +161,10 @@ class DriftDetector:
             those of an array by position.
         alpha
             Level of this check instead of the detector's.
+        counts
+            What the schema has refused and repaired of ``current``
+            (``schema.take_stats()``): rows that were clipped, imputed or turned away are
+            tested beside those that came through.  Compared with the detector's ``counts``.
 
         Returns
         -------
@@ -161,9 +191,12 @@ class DriftDetector:
             min_effect=self.min_effect,
             min_new=self.min_new_levels,
             min_rows=self.min_rows,
+            now=self.clock.time(),
+            fresh=self.fresh,
+            tests=self.tests,
         )
-        table = table_of(current, self._fitted.names)
-        features = _compared(self._fitted, table, rules, self.correction)
+        reference, table = batch_of(current, self._fitted)
+        features = _compared(reference, table, rules, self.correction, self._breaches(counts))
         report = DriftReport(
             features,
             alpha=level,
@@ -173,6 +206,13 @@ class DriftDetector:
         )
         self._announce(report)
         return report
+
+    def _breaches(self, counts: SchemaStats | None) -> tuple[SchemaStats, SchemaStats] | None:
+        if counts is None:
+            return None
+        # A schema that was learnt from the reference refused nothing of it.
+        rows = max((column.sample.rows for column in self._fitted.columns.values()), default=0)
+        return self.counts or SchemaStats(rows=rows), counts
 
     def _announce(self, report: DriftReport) -> None:
         drifted = frozenset(report.drifted)
@@ -193,35 +233,38 @@ class DriftDetector:
                 )
             )
         elif before and not now:
-            self.events.emit(DriftCleared(at=report.at, source=self.name))
+            over = tuple(sorted(before))
+            self.events.emit(DriftCleared(at=report.at, source=self.name, features=over))
 
 
 def _compared(
-    reference: Reference, table: Table, rules: Rules, correction: Correction
+    reference: Reference,
+    table: Table,
+    rules: Rules,
+    correction: Correction,
+    breaches: tuple[SchemaStats, SchemaStats] | None,
 ) -> dict[str, FeatureDrift]:
-    samples: dict[str, Numbers | Levels | None] = {}
-    found: dict[str, tuple[Evidence, ...]] = {}
+    found: dict[str, tuple[tuple[Evidence, ...], Details]] = {}
     for name, column in reference.columns.items():
         try:
-            samples[name] = _read(column, table)
-            found[name] = _examined(column, samples[name], table, rules)
+            # Column by column: what was read of one is let go before the next.
+            found[name] = _examined(column, _read(column, table), table, rules)
         except Exception as error:
             # One column that no one can read must not cost the verdict on the others.
-            samples[name] = None
-            found[name] = (unreadable(error),)
-    tested = [e.p_value for evidence in found.values() for e in evidence if e.tested]
+            found[name] = (unreadable(error),), Details()
+        if breaches is not None:
+            evidence, details = found[name]
+            found[name] = (*evidence, *of_breaches(name, *breaches, rules)), details
+    tested = [e.p_value for evidence, _ in found.values() for e in evidence if e.tested]
     adjusted = iter(adjust(tested, correction).tolist())
-    judged = {
-        name: tuple(judge(e, next(adjusted), rules) if e.tested else e for e in evidence)
-        for name, evidence in found.items()
-    }
-    return {
-        name: verdict(column, samples[name], judged[name])
-        for name, column in reference.columns.items()
-    }
+    verdicts: dict[str, FeatureDrift] = {}
+    for name, (evidence, details) in found.items():
+        judged = tuple(judge(e, next(adjusted), rules) if e.tested else e for e in evidence)
+        verdicts[name] = verdict(reference.columns[name], details, judged)
+    return verdicts
 
 
-def _read(column: ReferenceColumn, table: Table) -> Numbers | Levels | None:
+def _read(column: ReferenceColumn, table: Table) -> Sample | None:
     if column.name in table.columns:
         return column.read(table.columns[column.name])
     # A list without rows cannot say which columns it would have had.
@@ -229,11 +272,12 @@ def _read(column: ReferenceColumn, table: Table) -> Numbers | Levels | None:
 
 
 def _examined(
-    column: ReferenceColumn, sample: Numbers | Levels | None, table: Table, rules: Rules
-) -> tuple[Evidence, ...]:
+    column: ReferenceColumn, sample: Sample | None, table: Table, rules: Rules
+) -> tuple[tuple[Evidence, ...], Details]:
     if sample is None:
-        return (absent(f"current has {table.misfit}" if table.misfit else "the column is gone"),)
-    return examine(column, sample, rules)
+        told = f"current has {table.misfit}" if table.misfit else "the column is gone"
+        return (absent(told),), Details()
+    return examine(column, sample, rules), details_of(column, sample)
 
 
 def _kinds(detector: DriftDetector) -> dict[str, Kind]:
@@ -259,6 +303,32 @@ def _check(detector: Any) -> None:
             raise BadConfiguration(f"{name} must be a share in [0, 1], not {value!r}")
     if not (isinstance(detector.min_rows, int) and detector.min_rows >= 1):
         raise BadConfiguration(f"min_rows must be a whole number >= 1, not {detector.min_rows!r}")
+
+
+def _check_fresh(fresh: Mapping[str, Any], reference: Reference) -> None:
+    for name, limit in fresh.items():
+        if name not in reference.columns or reference.columns[name].kind == "categorical":
+            raise BadConfiguration(f"fresh names {name!r}, which is no time of the reference")
+        if not (isinstance(limit, int | float) and 0.0 < limit < math.inf):
+            raise BadConfiguration(f"fresh[{name!r}] must be seconds above 0, not {limit!r}")
+
+
+def _check_tests(tests: Mapping[str, str], reference: Reference) -> None:
+    for name, test in tests.items():
+        if name not in reference.columns:
+            raise BadConfiguration(f"tests names {name!r}, which is no feature of the reference")
+        column = reference.columns[name]
+        known = _TESTS_OF.get(column.kind, ())
+        if test not in known:
+            told = " or ".join(map(repr, known)) or "none"
+            raise BadConfiguration(
+                f"tests[{name!r}] must be {told} for a feature that is {column.kind}, not {test!r}"
+            )
+        if isinstance(column.sample, Cells) and test != "ks":
+            raise BadConfiguration(
+                f"tests[{name!r}] is {test!r}, which needs a sorted reference: "
+                f"this one is counted in cells"
+            )
 
 
 def _in_unit(name: str, value: Any) -> None:

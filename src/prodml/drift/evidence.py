@@ -6,21 +6,23 @@ a wrong type or of a new level that were not before.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from prodml.drift.level import DriftLevel
-from prodml.drift.measures import Ints, TestResult, chi_square, ks_sorted, rate_change
-from prodml.drift.reference import ReferenceColumn
-from prodml.drift.sample import Levels, Numbers
-from prodml.drift.smirnov import largest_gap, tolerant_gap
+from prodml.drift.measures import rate_change
 
-__all__ = ["Evidence", "Rules", "absent", "examine", "judge", "percent", "pooled", "unreadable"]
-
-# The rule of thumb for the chi-square distribution: this many expected rows in each cell.
-_EXPECTED = 5.0
+__all__ = [
+    "Evidence",
+    "Rules",
+    "absent",
+    "inconclusive",
+    "judge",
+    "of_rate",
+    "percent",
+    "too_few",
+    "unreadable",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,9 @@ class Rules:
     min_effect: float
     min_new: float
     min_rows: int
+    now: float = 0.0
+    fresh: Mapping[str, float] = field(default_factory=dict[str, float])
+    tests: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +45,20 @@ class Evidence:
     Parameters
     ----------
     aspect
-        ``"distribution"``, ``"missing"``, ``"infinite"``, ``"type"``, ``"levels"`` (new
-        ones) or ``"column"`` (it is gone).
+        ``"distribution"``, ``"missing"``, ``"infinite"``, ``"type"`` (values of a wrong
+        one, or fractions where all were whole), ``"levels"`` (new ones), ``"range"``
+        (values beyond that of the reference), ``"freshness"``, ``"validation"`` (rows that
+        break a rule of the schema) or ``"column"`` (it is gone).
     measure
-        ``"ks"``, ``"chi2"``, ``"rate"``, ``"new"`` or ``"column"``.
+        ``"ks"``, ``"chi2"``, ``"rate"``, ``"new"``, ``"beyond"``, ``"age"``, ``"column"``, or
+        the test that was chosen: ``"cramer_von_mises"``, ``"anderson_darling"``, ``"g_test"``.
     statistic
-        KS distance, chi-square statistic, difference of rates, or share of new levels.
+        KS distance, the statistic of the test, difference of rates, share of new levels or
+        of values beyond the range, or seconds since the newest time.
+    bound
+        The statistic lies between ``statistic`` and ``statistic + bound``: 0 where it is
+        exact, more where it is counted in cells.  The p-value is that of ``statistic``, so
+        it is never too small.
     p_value, p_adjusted
         Before and after the correction for many tests; NaN where nothing was tested.
     effect
@@ -70,11 +83,12 @@ class Evidence:
     floor: float = 0.0
     level: DriftLevel = DriftLevel.NONE
     reason: str = ""
+    bound: float = 0.0
 
     @property
     def tested(self) -> bool:
         """Whether it has a p-value to be corrected with the others."""
-        return self.level is DriftLevel.NONE
+        return self.level is DriftLevel.NONE and not math.isnan(self.p_value)
 
 
 def percent(share: float) -> str:
@@ -98,33 +112,13 @@ def absent(reason: str) -> Evidence:
 
 def unreadable(error: Exception) -> Evidence:
     """Evidence that a column is there but is no column."""
-    return _inconclusive(f"cannot be read: {type(error).__name__}: {error}")
-
-
-def examine(
-    reference: ReferenceColumn, current: Numbers | Levels, rules: Rules
-) -> tuple[Evidence, ...]:
-    """Every aspect of one feature, not yet judged."""
-    old = reference.sample
-    if min(old.rows, current.rows) < rules.min_rows:
-        return (_too_few(old.rows, current.rows, rules, "rows"),)
-    design = reference.design.get("missing", 1.0)
-    found = [
-        _rate(aspect, getattr(old, name), getattr(current, name), (old.rows, current.rows), design)
-        for aspect, name in (("missing", "missing"), ("infinite", "infinite"), ("type", "invalid"))
-    ]
-    evidence = [replace(e, floor=rules.min_effect) for e in found if e is not None]
-    if isinstance(old, Levels) and isinstance(current, Levels):
-        evidence += _of_levels(reference, old, current, rules)
-    elif isinstance(old, Numbers) and isinstance(current, Numbers):
-        evidence.append(_of_numbers(reference, old, current, rules))
-    return tuple(evidence)
+    return inconclusive(f"cannot be read: {type(error).__name__}: {error}")
 
 
 def judge(evidence: Evidence, p_adjusted: float, rules: Rules) -> Evidence:
     """The verdict: drift needs evidence and size."""
     if p_adjusted >= rules.alpha:
-        reason = f"no evidence: {evidence.measure} {evidence.statistic:.3g}, p {p_adjusted:.3g}"
+        reason = f"no evidence: {evidence.measure} {_told(evidence)}, p {p_adjusted:.3g}"
         return replace(evidence, p_adjusted=p_adjusted, reason=reason)
     if evidence.effect < evidence.floor:
         reason = f"{evidence.reason} (below the floor of {percent(evidence.floor)})"
@@ -133,18 +127,24 @@ def judge(evidence: Evidence, p_adjusted: float, rules: Rules) -> Evidence:
     return replace(evidence, p_adjusted=p_adjusted, level=DriftLevel.DRIFT)
 
 
-def _inconclusive(reason: str) -> Evidence:
+def inconclusive(reason: str) -> Evidence:
+    """Evidence that the distributions cannot be compared, and why."""
     level = DriftLevel.INCONCLUSIVE
     return Evidence(aspect="distribution", measure="none", level=level, reason=reason)
 
 
-def _too_few(old: int, new: int, rules: Rules, what: str) -> Evidence:
-    return _inconclusive(
+def too_few(old: int, new: int, rules: Rules, what: str) -> Evidence:
+    """Evidence that there is too little data."""
+    return inconclusive(
         f"{what}: {old} in the reference, {new} in current; at least {rules.min_rows} are needed"
     )
 
 
-def _rate(aspect: str, old: int, new: int, rows: tuple[int, int], design: float) -> Evidence | None:
+def of_rate(
+    aspect: str, hits: tuple[int, int], rows: tuple[int, int], design: float, floor: float
+) -> Evidence | None:
+    """Evidence that a share of rows changed, ``(reference, current)``; None if it is no one's."""
+    old, new = hits
     if not old and not new:
         return None
     test = rate_change(old, rows[0], new, rows[1], design)
@@ -154,145 +154,21 @@ def _rate(aspect: str, old: int, new: int, rows: tuple[int, int], design: float)
         statistic=test.statistic,
         p_value=test.p_value,
         effect=abs(test.statistic),
+        floor=floor,
         reason=f"{_RATES[aspect]} {percent(old / rows[0])} -> {percent(new / rows[1])}",
     )
 
 
-_RATES = {"missing": "missing", "infinite": "infinite", "type": "of a wrong type"}
+_RATES = {
+    "missing": "missing",
+    "infinite": "infinite",
+    "type": "of a wrong type",
+    "levels": "levels that the reference does not list",
+    "fractions": "whole numbers became fractions:",
+}
 
 
-def _of_numbers(reference: ReferenceColumn, old: Numbers, new: Numbers, rules: Rules) -> Evidence:
-    if min(old.size, new.size) < rules.min_rows:
-        return _too_few(old.size, new.size, rules, "numbers")
-    if reference.kind == "time":
-        return _inconclusive(
-            "time always moves: derive what the model uses (an hour, an age), "
-            "or set its kind to 'numeric'"
-        )
-    test = ks_sorted(old.values, new.values, reference.design.get("distribution", 1.0))
-    if test.p_value >= rules.alpha:
-        # No correction makes a p-value smaller, so nobody will ask what moved.
-        return _evidence("ks", test, test.statistic, rules.min_effect, "")
-    effect, reason = test.statistic, _moved(old, new)
-    if effect >= rules.min_effect:
-        kept = tolerant_gap(old.values, new.values, rules.min_effect)
-        if kept < rules.min_effect:
-            effect = kept
-            reason = f"differences within the rounding of single precision ({reason})"
-    return _evidence("ks", test, effect, rules.min_effect, reason)
-
-
-def _evidence(measure: str, test: TestResult, effect: float, floor: float, why: str) -> Evidence:
-    return Evidence(
-        aspect="distribution",
-        measure=measure,
-        statistic=test.statistic,
-        p_value=test.p_value,
-        effect=effect,
-        floor=floor,
-        reason=why,
-    )
-
-
-def _moved(old: Numbers, new: Numbers) -> str:
-    gap = largest_gap(old.values, new.values)
-    before, after = old.quantile(0.5), new.quantile(0.5)
-    spread = old.quantile(0.75) - old.quantile(0.25)
-    middle = f"median {before:.4g} -> {after:.4g}"
-    if 0.0 < spread < math.inf:
-        middle = f"median {(after - before) / spread:+.2f} IQR ({before:.4g} -> {after:.4g})"
-    shares = f"{percent(gap.reference_share)} -> {percent(gap.current_share)}"
-    return f"{middle}; at most {gap.at:.4g}: {shares}"
-
-
-def pooled(old: Levels, new: Levels) -> tuple[list[Any], Ints, Ints]:
-    """Counts by level in both samples; levels too rare to be tested alone go into one cell.
-
-    Which levels are rare depends on both samples together, so it cannot be chosen in favour
-    of a result.  The cell of the rare ones stands last, under the label ``None``.
-    """
-    n, m = old.size, new.size
-    both = {x: old.counts.get(x, 0) + new.counts.get(x, 0) for x in {**old.counts, **new.counts}}
-    least = _EXPECTED * (n + m) / min(n, m)
-    kept: list[Any] = [level for level, count in both.items() if count >= least]
-    kept.sort(key=lambda level: -both[level])
-    a = [old.counts.get(level, 0) for level in kept]
-    b = [new.counts.get(level, 0) for level in kept]
-    rest = (n - sum(a), m - sum(b))
-    if kept and 0 < sum(rest) < least:
-        # Too few to stand alone even together: they join the rarest level.
-        a[-1], b[-1] = a[-1] + rest[0], b[-1] + rest[1]
-    elif sum(rest):
-        kept, a, b = [*kept, None], [*a, rest[0]], [*b, rest[1]]
-    return kept, np.array(a, dtype=np.int64), np.array(b, dtype=np.int64)
-
-
-def _of_levels(
-    reference: ReferenceColumn, old: Levels, new: Levels, rules: Rules
-) -> list[Evidence]:
-    if min(old.size, new.size) < rules.min_rows:
-        return [_too_few(old.size, new.size, rules, "values")]
-    design = reference.design.get("distribution", 1.0)
-    levels, a, b = pooled(old, new)
-    if len(levels) > 1 or len({*old.counts, *new.counts}) == 1:
-        shares = a / old.size, b / new.size
-        reason = _shifted(levels, *shares)
-        test = chi_square(a, b, design)
-        # Many levels differ by chance alone: chi-square is on average what chance adds to it
-        # (its degrees of freedom) and what the change adds, and so is the squared distance.
-        chance = (len(levels) - 1) / max(test.statistic, len(levels) - 1, 1)
-        distance = float(np.abs(shares[0] - shares[1]).sum() / 2)
-        effect = distance * math.sqrt(1.0 - chance)
-        first = _evidence("chi2", test, effect, rules.min_effect, reason)
-    else:
-        count = len({*old.counts, *new.counts})
-        first = _inconclusive(
-            f"{count} levels, and no two of them frequent enough to be compared: an identifier?"
-        )
-    return [first, *_new_levels(old, new, design, rules)]
-
-
-def _shifted(levels: list[Any], before: Any, after: Any) -> str:
-    top = int(np.abs(after - before).argmax())
-    name = "rare levels" if levels[top] is None else f"{levels[top]!s:.40}"
-    return f"{name} {percent(float(before[top]))} -> {percent(float(after[top]))}"
-
-
-def _new_levels(old: Levels, new: Levels, design: float, rules: Rules) -> list[Evidence]:
-    """Levels that the reference does not have.
-
-    The chance that a level with ``c`` rows in both samples together has all of them in
-    current, if rows were dealt at random, is exact; summed over all levels as frequent as
-    the most frequent new one, it bounds the chance of seeing such a new level at all.
-    """
-    counts = {level: count for level, count in new.counts.items() if level not in old.counts}
-    if not counts:
-        return []
-    n, m = old.size / design, new.size / design
-    most = max(counts.values())
-    both = np.array([count + new.counts.get(level, 0) for level, count in old.counts.items()])
-    both = np.concatenate((both, list(counts.values())))
-    both = both[(both >= most) & (both <= new.size)] / design
-    share = sum(counts.values()) / new.size
-    names = sorted(counts, key=lambda level: -counts[level])
-    shown = ", ".join(f"{level!s:.40}" for level in names[:3])
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    plural = "s" if len(names) > 1 else ""
-    return [
-        Evidence(
-            aspect="levels",
-            measure="new",
-            statistic=share,
-            p_value=_all_in_current(both, n, m),
-            effect=share,
-            floor=rules.min_new,
-            reason=f"new level{plural} {shown}{more} {percent(share)}",
-        )
-    ]
-
-
-def _all_in_current(counts: Any, n: float, m: float) -> float:
-    from scipy.special import gammaln
-
-    logs = gammaln(n + m - counts + 1) + gammaln(m + 1) - gammaln(m - counts + 1)
-    return min(1.0, float(np.exp(logs - gammaln(n + m + 1)).sum()))
+def _told(evidence: Evidence) -> str:
+    if not evidence.bound:
+        return f"{evidence.statistic:.3g}"
+    return f"{evidence.statistic:.3g} to {evidence.statistic + evidence.bound:.3g}"

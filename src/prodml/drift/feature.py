@@ -1,22 +1,30 @@
 """The verdict on one feature."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from prodml.drift.evidence import Evidence, pooled
+from prodml.drift.categorical import pooled
+from prodml.drift.cells import Cells, steps
+from prodml.drift.evidence import Evidence
 from prodml.drift.level import DriftLevel
-from prodml.drift.measures import counts_in, psi_of_shares
-from prodml.drift.reference import ReferenceColumn
+from prodml.drift.measures import jensen_shannon_of_shares, psi_of_shares
+from prodml.drift.numeric import Counted
+from prodml.drift.overlap import cell_wasserstein
+from prodml.drift.reference import ReferenceColumn, Sample
 from prodml.drift.sample import Levels, Numbers
+from prodml.drift.transport import sorted_wasserstein
 
-__all__ = ["FeatureDrift", "Profile", "verdict"]
+__all__ = ["Details", "FeatureDrift", "Profile", "details_of", "verdict"]
 
 _BINS = 24
 _BARS = 12
+_WIDEST = 8e307
+_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +63,15 @@ class FeatureDrift:
     psi
         Population stability index without its small-sample bias; NaN where nothing could
         be compared.
+    jensen_shannon
+        Distance of the same shares, in [0, 1].
+    wasserstein, wasserstein_bound
+        How far the rows moved on average, in the units of the data, and how far that may
+        be off: 0 in exact mode.
+    bound
+        Of ``statistic``: the truth lies between it and ``statistic + bound``.
+    reference_quantiles, current_quantiles
+        At 5, 25, 50, 75 and 95 %; empty for categories.
     new_levels, vanished_levels
         Levels of a category that only one of the samples has, the most frequent first.
 
@@ -92,6 +109,12 @@ class FeatureDrift:
     new_levels: tuple[Any, ...] = ()
     vanished_levels: tuple[Any, ...] = ()
     profile: Profile | None = None
+    bound: float = 0.0
+    jensen_shannon: float = math.nan
+    wasserstein: float = math.nan
+    wasserstein_bound: float = 0.0
+    reference_quantiles: tuple[float, ...] = ()
+    current_quantiles: tuple[float, ...] = ()
 
     @property
     def drift_detected(self) -> bool:
@@ -134,11 +157,25 @@ _PLAIN = (
     "current_std",
     "reference_missing",
     "current_missing",
+    "bound",
     "psi",
+    "jensen_shannon",
+    "wasserstein",
+    "wasserstein_bound",
     "new_levels",
     "vanished_levels",
 )
-_EVIDENCE = ("aspect", "measure", "statistic", "p_value", "p_adjusted", "effect", "floor", "reason")
+_EVIDENCE = (
+    "aspect",
+    "measure",
+    "statistic",
+    "bound",
+    "p_value",
+    "p_adjusted",
+    "effect",
+    "floor",
+    "reason",
+)
 
 
 def _evidence_dict(evidence: Evidence) -> dict[str, Any]:
@@ -157,20 +194,31 @@ def _json(value: Any) -> Any:
 _RANK = (DriftLevel.DRIFT, DriftLevel.INCONCLUSIVE, DriftLevel.NEGLIGIBLE, DriftLevel.NONE)
 
 
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a batch held of a feature, beside the evidence; the sample itself is let go."""
+
+    rows: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
 def verdict(
-    reference: ReferenceColumn, current: Numbers | Levels | None, evidence: tuple[Evidence, ...]
+    reference: ReferenceColumn, details: Details, evidence: tuple[Evidence, ...]
 ) -> FeatureDrift:
     """One verdict from judged ``evidence``: the gravest level, then the largest effect."""
-    order = sorted(evidence, key=lambda e: (_RANK.index(e.level), -_times_floor(e)))
+    # What moved beyond the range has moved: the distribution tells more, and comes first.
+    order = sorted(
+        evidence, key=lambda e: (_RANK.index(e.level), e.aspect == "range", -_times_floor(e))
+    )
     first = order[0]
     told = [e for e in order if e.level is not DriftLevel.NONE] or order[:1]
-    details = {} if current is None else _details(reference, current)
     return FeatureDrift(
         name=reference.name,
         kind=reference.kind,
         level=first.level,
         measure=first.measure,
         statistic=first.statistic,
+        bound=first.bound,
         p_value=first.p_value,
         p_adjusted=first.p_adjusted,
         effect=first.effect,
@@ -178,8 +226,8 @@ def verdict(
         reason="; ".join(e.reason for e in told),
         evidence=tuple(order),
         reference_rows=reference.sample.rows,
-        current_rows=0 if current is None else current.rows,
-        **details,
+        current_rows=details.rows,
+        **details.facts,
     )
 
 
@@ -187,39 +235,82 @@ def _times_floor(evidence: Evidence) -> float:
     return evidence.effect / evidence.floor if evidence.floor else evidence.effect
 
 
-def _details(reference: ReferenceColumn, new: Numbers | Levels) -> dict[str, Any]:
+def details_of(reference: ReferenceColumn, new: Sample) -> Details:
+    """Everything that a report shows of ``new`` beside the evidence."""
     old = reference.sample
-    details: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "reference_missing": old.missing / old.rows if old.rows else math.nan,
         "current_missing": new.missing / new.rows if new.rows else math.nan,
     }
-    if isinstance(old, Numbers) and isinstance(new, Numbers):
-        details |= {
-            "reference_mean": old.mean,
-            "current_mean": new.mean,
-            "reference_std": old.std,
-            "current_std": new.std,
-        }
-        if old.size and new.size:
-            counts = (counts_in(sample.values, reference.cells) for sample in (old, new))
-            details |= {"psi": psi_of_shares(*counts, unbiased=True), "profile": _bins(old, new)}
-    elif isinstance(old, Levels) and isinstance(new, Levels):
-        details |= {
-            "new_levels": _only(new.counts, old.counts),
-            "vanished_levels": _only(old.counts, new.counts),
-        }
-        if old.size and new.size:
-            levels, a, b = pooled(old, new)
-            details |= {"psi": psi_of_shares(a, b, unbiased=True)}
-            details |= {"profile": _bars(levels, a / old.size, b / new.size)}
-    return details
+    if isinstance(old, Levels) and isinstance(new, Levels):
+        facts |= _of_levels(old, new)
+    elif not isinstance(old, Levels) and not isinstance(new, Levels):
+        facts |= _of_numbers(reference, old, new)
+    return Details(new.rows, facts)
+
+
+def _of_numbers(reference: ReferenceColumn, old: Counted, new: Counted) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "reference_mean": old.mean,
+        "current_mean": new.mean,
+        "reference_std": old.std,
+        "current_std": new.std,
+    }
+    if not old.size or not new.size:
+        return facts
+    outer, inner = reference.cells, _picture(old, new)
+    upto = _cumulative(old, new, np.concatenate((outer, inner[1:-1])))
+    a, b = (steps(np.append(c[: len(outer)], c[-1])) for c in upto)
+    distance, error = _distance(old, new)
+    return facts | {
+        "psi": psi_of_shares(a, b, unbiased=True),
+        "jensen_shannon": jensen_shannon_of_shares(a, b),
+        "wasserstein": distance,
+        "wasserstein_bound": error,
+        "reference_quantiles": tuple(old.quantile(share) for share in _SHARES),
+        "current_quantiles": tuple(new.quantile(share) for share in _SHARES),
+        "profile": _bins(inner, [c[len(outer) :] for c in upto]),
+    }
+
+
+def _distance(old: Counted, new: Counted) -> tuple[float, float]:
+    if isinstance(old, Cells) and isinstance(new, Cells):
+        return cell_wasserstein(old, new)
+    assert isinstance(old, Numbers)
+    assert isinstance(new, Numbers)
+    return sorted_wasserstein(old.values, new.values), 0.0
+
+
+def _cumulative(old: Counted, new: Counted, edges: Any) -> list[Any]:
+    """Values of both at or below each edge, and all of them at last."""
+    if isinstance(old, Cells) and isinstance(new, Cells) and old.shift == new.shift:
+        codes = old.codes_of(edges)
+        return [np.append(sample.upto(codes), sample.size) for sample in (old, new)]
+    return [np.append(sample.cumulative(edges), sample.size) for sample in (old, new)]
+
+
+def _of_levels(old: Levels, new: Levels) -> dict[str, Any]:
+    new = new.within(old)
+    facts: dict[str, Any] = {
+        "new_levels": _only(new.counts, old.counts),
+        "vanished_levels": _only(old.counts, new.counts),
+    }
+    if not old.size or not new.size:
+        return facts
+    levels, a, b = pooled(old, new)
+    return facts | {
+        "psi": psi_of_shares(a, b, unbiased=True),
+        "jensen_shannon": jensen_shannon_of_shares(a, b),
+        "profile": _bars(levels, a / old.size, b / new.size),
+    }
 
 
 def _only(counts: dict[Any, int], others: dict[Any, int]) -> tuple[Any, ...]:
     return tuple(sorted((x for x in counts if x not in others), key=lambda x: -counts[x]))
 
 
-def _bins(old: Numbers, new: Numbers) -> Profile:
+def _picture(old: Counted, new: Counted) -> Any:
+    """Edges of the bins in which a picture is drawn."""
     low, high = old.quantile(0.005), old.quantile(0.995)
     room = 2.0 * (high - low) or max(1.0, abs(high))
     # One wild value must not squash the picture: at most twice the span on either side.
@@ -227,13 +318,18 @@ def _bins(old: Numbers, new: Numbers) -> Profile:
         max(min(low, new.quantile(0.005)), low - room),
         min(max(high, new.quantile(0.995)), high + room),
     )
-    edges = np.linspace(low, high, _BINS + 1)
-    shares = [counts_in(sample.values, edges[1:-1]) / sample.size for sample in (old, new)]
+    # The distance of two floats may be none itself.
+    return np.linspace(max(low, -_WIDEST), min(high, _WIDEST), _BINS + 1)
+
+
+def _bins(edges: Any, upto: list[Any]) -> Profile:
+    old, new = (steps(counts) / counts[-1] for counts in upto)
+    told = [f"{edge:.3g}" for edge in edges.tolist()]
     return Profile(
-        labels=tuple(f"{a:.3g} to {b:.3g}" for a, b in pairwise(edges)),
+        labels=tuple(f"{a} to {b}" for a, b in pairwise(told)),
         edges=tuple(edges.tolist()),
-        reference=tuple(shares[0].tolist()),
-        current=tuple(shares[1].tolist()),
+        reference=tuple(old.tolist()),
+        current=tuple(new.tolist()),
     )
 
 

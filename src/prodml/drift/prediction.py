@@ -1,24 +1,36 @@
-"""Have the answers moved?  The mean of the last predictions against a baseline."""
+"""Have the answers moved?  The last predictions against a baseline, at every look."""
 
 import math
 import threading
-from collections import deque
+from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from statistics import NormalDist
-from typing import Any, final
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast, final
+
+import numpy as np
 
 from prodml._sketch import Moments
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.drift.level import DriftLevel
-from prodml.drift.moments import SlidingMoments
+from prodml.drift.moments import Floats, SlidingMoments
+from prodml.drift.prediction_evidence import (
+    Baseline,
+    Counts,
+    Finding,
+    Limits,
+    at_every_look,
+    findings,
+)
+from prodml.drift.streaming.detector import number_of
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, PredictionDriftDetected, PredictionServed, Stream
 
 __all__ = ["PredictionDrift", "PredictionDriftMonitor"]
 
-# Fewer bad answers than this are an accident, not a change.
-_FEW = 5
+# Predictions taken into the window at once: appending is cheap, arrays have a fixed price.
+_BATCH = 4096
+# Squares of larger numbers overflow; they are counted with the infinite ones.
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,18 +39,24 @@ class PredictionDrift:
 
     Parameters
     ----------
+    aspect
+        What decided: ``"location"`` (also where nothing moved), ``"spread"``, ``"shape"``,
+        ``"range"`` or ``"invalid"``; empty while there is nothing to compare.
     shift
         Mean of the window less that of the baseline, in standard deviations of the
-        baseline; NaN while the window holds too little.
+        baseline; NaN while the window holds too little, infinite where a constant moved.
     standard_error
         Standard error of ``shift`` if nothing moved but chance, window and baseline both
         being samples.
     threshold
         Shift, either way, from which it matters.
     p_value
-        Two-sided, by the normal distribution; the level is the monitor's ``alpha``.
+        Of ``aspect``, valid however often the monitor was and will be asked; its level is
+        the monitor's ``alpha``.
+    p_once
+        What a single look would have had for a p-value.
     spread
-        Standard deviation of the window over that of the baseline: for information.
+        Standard deviation of the window over that of the baseline.
     count, invalid
         Finite predictions in the window, and the others.
     reason
@@ -51,13 +69,17 @@ class PredictionDrift:
     >>> result = monitor.check_drift()
     >>> bool(result), result.level.value, result.reason
     (False, 'inconclusive', '0 predictions in the window; at least 30 are needed')
+    >>> result.to_dict()["level"]
+    'inconclusive'
     """
 
     level: DriftLevel
+    aspect: str
     shift: float
     standard_error: float
     threshold: float
     p_value: float
+    p_once: float
     spread: float
     count: int
     invalid: int
@@ -65,8 +87,16 @@ class PredictionDrift:
 
     @property
     def drift_detected(self) -> bool:
-        """Whether there is evidence of a shift that is large enough to matter."""
+        """Whether there is evidence of a change that is large enough to matter."""
         return self.level is DriftLevel.DRIFT
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields, ready for JSON; what is no finite number becomes None."""
+        plain = asdict(self) | {"level": self.level.value}
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in plain.items()
+        }
 
     def __bool__(self) -> bool:
         return self.drift_detected
@@ -75,25 +105,34 @@ class PredictionDrift:
 @final
 @dataclass(kw_only=True, slots=True, eq=False)
 class PredictionDriftMonitor:
-    """Compare the mean of the last predictions with a baseline.
+    """Compare the last predictions with a baseline, as often as one likes.
 
-    Drift is said when the shift is at least ``threshold`` standard deviations of the
-    baseline (size) *and* beyond what the sampling of both explains (evidence); also when
-    answers that are no finite numbers become more frequent by ``max_invalid``.
+    Five aspects are watched: location, spread, shape, values outside of the baseline's range,
+    and answers that are no finite number.  Drift is said when one of them is large (size) *and*
+    beyond what chance explains (evidence).
 
     Parameters
     ----------
     window_size
-        Predictions looked back on.
+        Predictions looked back on, at most.
+    window_seconds
+        Age at which predictions leave the window; None: only their number counts.
     threshold
-        Smallest shift that matters, in standard deviations of the baseline.
-    alpha
-        Level of one check, in (0, 1): strict by default, because checks are many.
-    min_samples
-        Finite predictions below which a check is INCONCLUSIVE.
+        Smallest shift of the mean that matters, in standard deviations of the baseline.
+    min_spread
+        Smallest change of spread that matters, as the mean score of spread: 0.2 is a
+        normal distribution that is an eighth wider.
+    min_shape
+        Smallest share of predictions in other quantiles of the baseline that matters.
+    max_outside
+        Share of predictions outside of the baseline's range from which that is drift.
     max_invalid
         Rise of the share of predictions that are NaN, infinite or no number, from which
-        that alone is drift (and at least five are in the window).
+        that is drift (and at least five are in the window).
+    alpha
+        Probability that the monitor ever says drift without one, however often it is asked.
+    min_samples
+        Finite predictions below which the values are not judged.
     check_every
         :meth:`observe` checks after every so many predictions.
     value
@@ -114,42 +153,54 @@ class PredictionDriftMonitor:
 
     Notes
     -----
-    Safe for any number of threads.  Adding is O(1) on average, a check O(1).  States
-    :class:`~prodml.events.PredictionDriftDetected` when drift begins, once, until a check
-    has found none again.  Only the mean is judged: a change of spread or shape at the same
-    mean needs :class:`DriftDetector` on a column of predictions.  Predictions are taken as
-    independent; where neighbours are alike, the evidence is weaker than it looks.
+    Safe for any number of threads.  Adding is O(1) on average, a check does not depend on
+    the window.  Location and spread are judged by ranks within the baseline, so neither a
+    heavy tail nor one outlier alarms or hides an alarm.  The p-value pays for every look
+    (:mod:`prodml.drift.prediction_evidence`): asking once an hour or after each prediction
+    costs no false alarms.  States :class:`~prodml.events.PredictionDriftDetected` when drift
+    begins, once, until a check has found none again.  Predictions are taken as independent;
+    where neighbours are alike, the evidence is weaker than it looks.
 
     Examples
     --------
     >>> monitor = PredictionDriftMonitor(window_size=100)
     >>> monitor.set_baseline([0.2, 0.4] * 500)
     >>> for _ in range(100):
-    ...     monitor.add_prediction(0.5)
+    ...     monitor.add_prediction(0.4)
     >>> result = monitor.check_drift(threshold=0.1)
-    >>> bool(result), result.reason
-    (True, 'mean 0.3 -> 0.5: +2.00 standard deviations of the baseline, standard error 0.105')
+    >>> bool(result), result.aspect, result.reason
+    (True, 'location', 'mean 0.3 -> 0.4: +1.00 standard deviations of the baseline')
     """
 
     window_size: int = field(
         default=1000, kw_only=False, metadata={"fixed": "build another monitor"}
     )
+    window_seconds: float | None = field(default=None, metadata={"fixed": "build another monitor"})
     threshold: float = 0.1
-    alpha: float = 0.001
-    min_samples: int = 30
+    min_spread: float = 0.2
+    min_shape: float = 0.15
+    max_outside: float = 0.01
     max_invalid: float = 0.01
+    alpha: float = 0.01
+    min_samples: int = 30
     check_every: int = 100
     value: Callable[[Any], Any] | None = field(default=None, repr=False)
     skip_cached: bool = True
     name: str = "prediction-drift"
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
     events: Stream = field(default=EVENTS, repr=False)
-    _window: SlidingMoments = field(init=False, repr=False)
-    _finite: deque[bool] = field(init=False, repr=False)
-    _invalid: int = field(default=0, init=False, repr=False)
-    _added: int = field(default=0, init=False, repr=False)
-    _baseline: Moments | None = field(default=None, init=False, repr=False)
-    _usually: float = field(default=0.0, init=False, repr=False)
+    # What has come since the last batch, and when: threads append values without a lock.
+    _incoming: "array[float]" = field(init=False, repr=False)
+    _stamps: "array[float]" = field(init=False, repr=False)
+    _append: Callable[[float], object] = field(init=False, repr=False)
+    _window: SlidingMoments = field(default_factory=SlidingMoments, init=False, repr=False)
+    _cells: Counts | None = field(default=None, init=False, repr=False)
+    _lengths: float = field(default=1.0, init=False, repr=False)
+    # How many have come into the window and left it since it was last looked at.
+    _come: int = field(default=0, init=False, repr=False)
+    _gone: int = field(default=0, init=False, repr=False)
+    _heard: int = field(default=0, init=False, repr=False)
+    _baseline: Baseline | None = field(default=None, init=False, repr=False)
     _drifting: bool = field(default=False, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -159,11 +210,17 @@ class PredictionDriftMonitor:
         self.min_samples = min(self.min_samples, self.window_size)
         if not 0.0 < self.alpha < 1.0:
             raise BadConfiguration(f"alpha must lie in (0, 1), not {self.alpha!r}")
-        if not 0.0 <= self.max_invalid <= 1.0:
-            raise BadConfiguration(f"max_invalid must lie in [0, 1], not {self.max_invalid!r}")
-        _size(self.threshold)
-        self._window = SlidingMoments(self.window_size)
-        self._finite = deque()
+        for name in ("max_invalid", "max_outside", "min_shape"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise BadConfiguration(f"{name} must lie in [0, 1], not {getattr(self, name)!r}")
+        if self.window_seconds is not None and not 0.0 < self.window_seconds < math.inf:
+            raise BadConfiguration(
+                f"window_seconds must be a finite number > 0, not {self.window_seconds!r}"
+            )
+        _size("threshold", self.threshold)
+        _size("min_spread", self.min_spread)
+        self._incoming, self._stamps = array("d"), array("d")
+        self._append = self._incoming.append if self.window_seconds is None else self._stamped
 
     # -- what comes in --------------------------------------------------------------------
 
@@ -173,39 +230,35 @@ class PredictionDriftMonitor:
         Parameters
         ----------
         predictions : iterable of shape (n,), float
-            Any array, series or list.  What is not a finite number is counted apart.
+            Any array, series or list.  What is not a finite number is counted, and its share
+            is what the window is held against; a constant is a baseline like another, from
+            which everything else is drift.
 
         Raises
         ------
         BadConfiguration
-            Fewer than two finite predictions, or all of them equal: a shift is measured
-            in their standard deviation.
+            Fewer than two predictions.
 
         Examples
         --------
-        >>> try:
-        ...     PredictionDriftMonitor().set_baseline([0.5, 0.5])
-        ... except BadConfiguration as error:
-        ...     print(error)
-        a baseline must vary: all of its 2 finite predictions are 0.5
+        >>> monitor = PredictionDriftMonitor()
+        >>> monitor.set_baseline([0.5] * 1000)
+        >>> for _ in range(30):
+        ...     monitor.add_prediction(0.500001)
+        >>> monitor.check_drift().reason
+        'mean 0.5 -> 0.5: +inf standard deviations of the baseline'
         """
-        baseline, rows = Moments(), 0
-        for prediction in predictions:
-            rows += 1
-            baseline.add(_number(prediction))
-        if baseline.count < 2:
-            raise BadConfiguration(
-                f"a baseline needs at least 2 finite predictions, not {baseline.count} of {rows}"
-            )
-        if not 0.0 < baseline.std < math.inf:
-            what = "all" if baseline.minimum == baseline.maximum else "the largest"
-            raise BadConfiguration(
-                f"a baseline must vary: {what} of its {baseline.count} finite predictions "
-                f"are {baseline.maximum:.6g}"
-            )
+        if not isinstance(cast("Any", predictions), Iterable):
+            raise BadConfiguration(f"a baseline needs predictions, not {predictions!r}")
+        values = _usable(np.array([number_of(prediction) for prediction in predictions]))
+        if len(values) < 2:
+            raise BadConfiguration(f"a baseline needs at least 2 predictions, not {len(values)}")
+        baseline = Baseline.of(values)
         with self._lock:
+            self._fold()
             self._baseline = baseline
-            self._usually = 1.0 - baseline.count / rows
+            self._cells = baseline.cells(self._window.values())
+            self._lengths, self._come, self._gone = 1.0, 0, 0
             self._drifting = False
 
     def add_prediction(self, prediction: float) -> None:
@@ -219,9 +272,14 @@ class PredictionDriftMonitor:
         >>> monitor.get_statistics()["count"], monitor.get_statistics()["invalid"]
         (1, 2)
         """
-        value = _number(prediction)
-        with self._lock:
-            self._add(value)
+        try:
+            self._append(prediction)
+        except Exception:
+            # Whatever a type raises that will not be a number.
+            self._append(number_of(prediction))
+        if len(self._incoming) >= _BATCH:
+            with self._lock:
+                self._fold()
 
     def observe(self, event: PredictionServed) -> None:
         """Hear a served prediction; check every ``check_every`` of them, given a baseline.
@@ -239,10 +297,10 @@ class PredictionDriftMonitor:
         if self.skip_cached and event.prediction.cached:
             return
         answer = event.prediction.value
-        value = _number(answer if self.value is None else self._valued(answer))
+        self.add_prediction(answer if self.value is None else self._valued(answer))
         with self._lock:
-            self._add(value)
-            due = self._baseline is not None and self._added % self.check_every == 0
+            self._heard += 1
+            due = self._baseline is not None and self._heard % self.check_every == 0
         if due:
             self.check_drift()
 
@@ -269,13 +327,15 @@ class PredictionDriftMonitor:
         prodml.errors.BadConfiguration: no baseline: call set_baseline() with predictions ...
         """
         limit = self.threshold if threshold is None else threshold
-        _size(limit)
+        _size("threshold", limit)
         with self._lock:
-            if self._baseline is None:
+            self._fold()
+            if self._baseline is None or self._cells is None:
                 raise BadConfiguration(
                     "no baseline: call set_baseline() with predictions of the validation set"
                 )
-            result = self._judged(self._baseline, limit)
+            self._look()
+            result = self._judged(self._baseline, self._cells, limit)
             begun = result.drift_detected and not self._drifting
             if result.level is not DriftLevel.INCONCLUSIVE:
                 self._drifting = result.drift_detected
@@ -300,34 +360,27 @@ class PredictionDriftMonitor:
         0.25
         """
         with self._lock:
-            window, baseline, invalid = self._window.moments(), self._baseline, self._invalid
-        some = window.count > 0
+            self._fold()
+            window, rows = self._window.moments(), len(self._window)
+            baseline = Moments() if self._baseline is None else self._baseline.moments
+        some, known = window.count > 0, baseline.count > 0
         return {
             "count": window.count,
-            "invalid": invalid,
+            "invalid": rows - window.count,
             "mean": window.mean if some else math.nan,
             "std": window.std,
             "min": window.minimum if some else math.nan,
             "max": window.maximum if some else math.nan,
-            "baseline_mean": math.nan if baseline is None else baseline.mean,
-            "baseline_std": math.nan if baseline is None else baseline.std,
+            "baseline_mean": baseline.mean if known else math.nan,
+            "baseline_std": baseline.std,
         }
 
-    # -- inside: _add and _judged run under the lock --------------------------------------------
+    # -- inside: what begins below runs under the lock, but for _stamped and _valued --------------
 
-    def _add(self, value: float) -> None:
-        if len(self._finite) >= self.window_size:
-            if self._finite.popleft():
-                self._window.drop()
-            else:
-                self._invalid -= 1
-        finite = math.isfinite(value)
-        self._finite.append(finite)
-        self._added += 1
-        if finite:
-            self._window.add(value)
-        else:
-            self._invalid += 1
+    def _stamped(self, value: float) -> None:
+        with self._lock:
+            self._incoming.append(value)
+            self._stamps.append(self.clock.monotonic())
 
     def _valued(self, answer: Any) -> Any:
         try:
@@ -336,47 +389,86 @@ class PredictionDriftMonitor:
             # An answer that cannot be read is counted with those that are no number.
             return None
 
-    def _judged(self, baseline: Moments, threshold: float) -> PredictionDrift:
-        window, invalid = self._window.moments(), self._invalid
-        shift = (window.mean - baseline.mean) / baseline.std if window.count else math.nan
+    def _fold(self) -> None:
+        """Take what has come into the window; let go what is too old or too much."""
+        count = len(self._incoming)
+        if count:
+            first = max(0, count - self.window_size)
+            # Others append meanwhile, at the end.
+            self._enter(_taken(self._incoming, first, count), _taken(self._stamps, first, count))
+        if self.window_seconds is not None:
+            self._leave(self._window.until(self.clock.monotonic() - self.window_seconds))
+        self._leave(len(self._window) - self.window_size)
+        self._come += count
+
+    def _enter(self, values: Floats, stamps: Floats) -> None:
+        self._window.extend(values, stamps)
+        if self._baseline is not None and self._cells is not None:
+            self._cells += self._baseline.cells(values)
+
+    def _leave(self, count: int) -> None:
+        if count <= 0:
+            return
+        self._gone += count
+        gone = self._window.drop(count)
+        if self._baseline is not None and self._cells is not None:
+            self._cells -= self._baseline.cells(gone)
+
+    def _look(self) -> None:
+        """Pay for one look: by how far the window has moved, and never by more than a length."""
+        moved = max(self._come, self._gone) / max(1, len(self._window))
+        self._lengths += min(1.0, moved)
+        self._come = self._gone = 0
+
+    def _judged(self, baseline: Baseline, cells: Counts, threshold: float) -> PredictionDrift:
+        window = self._window.moments()
+        limits = Limits(
+            threshold, self.min_spread, self.min_shape, self.max_outside, self.max_invalid
+        )
+        level, finding = self._verdict(
+            findings(baseline, window, cells, limits), baseline.moments, window
+        )
+        spread = window.std / baseline.moments.std if baseline.moments.std else math.nan
         # Under the hypothesis of no shift the larger spread is the safer guess.
-        spread = window.std / baseline.std if window.count > 1 else math.nan
-        error = math.sqrt(max(1.0, spread**2) / max(1, window.count) + 1.0 / baseline.count)
-        p_value = 2.0 * NormalDist().cdf(-abs(shift) / error)
-        level, reason = self._verdict(baseline, window, shift, threshold, p_value)
+        wider = max(1.0, spread**2) if math.isfinite(spread) else 1.0
         return PredictionDrift(
             level=level,
-            shift=shift,
-            standard_error=error,
+            aspect=finding.aspect,
+            shift=baseline.shift(window),
+            standard_error=math.sqrt(
+                wider / max(1, window.count) + 1.0 / max(1, baseline.moments.count)
+            ),
             threshold=threshold,
-            p_value=p_value,
+            p_value=at_every_look(finding.p_once, self._lengths),
+            p_once=finding.p_once,
             spread=spread,
             count=window.count,
-            invalid=invalid,
-            reason=f"{reason}, standard error {error:.3g}" if "mean" in reason else reason,
+            invalid=len(self._window) - window.count,
+            reason=finding.reason,
         )
 
     def _verdict(
-        self, baseline: Moments, window: Moments, shift: float, threshold: float, p_value: float
-    ) -> tuple[DriftLevel, str]:
-        share = self._invalid / max(1, len(self._finite))
-        if self._invalid >= _FEW and share - self._usually >= self.max_invalid:
-            return DriftLevel.DRIFT, (
-                f"{share:.3g} of the predictions are no finite number, "
-                f"{self._usually:.3g} of the baseline"
-            )
+        self, found: tuple[Finding, ...], baseline: Moments, window: Moments
+    ) -> tuple[DriftLevel, Finding]:
+        """The aspect that decides, and the level that it makes."""
+        if window.count < self.min_samples or not baseline.count:
+            # Bad answers are judged all the same: they may be why there are so few.
+            found = tuple(finding for finding in found if finding.aspect == "invalid")
+        certain = [f for f in found if at_every_look(f.p_once, self._lengths) < self.alpha]
+        large = [finding for finding in certain if finding.large]
+        if large:
+            # A shift moves spread and range as well, so it is named before them.
+            return DriftLevel.DRIFT, large[0]
+        if not baseline.count:
+            return DriftLevel.INCONCLUSIVE, _nothing("the baseline has no finite number")
         if window.count < self.min_samples:
-            need = f"at least {self.min_samples} are needed"
-            return DriftLevel.INCONCLUSIVE, f"{window.count} predictions in the window; {need}"
-        moved = (
-            f"mean {baseline.mean:.4g} -> {window.mean:.4g}: {shift:+.2f} standard deviations "
-            f"of the baseline"
-        )
-        if p_value >= self.alpha:
-            return DriftLevel.NONE, f"{moved}, within the sampling error"
-        if abs(shift) < threshold:
-            return DriftLevel.NEGLIGIBLE, f"{moved}, less than {threshold:.3g}"
-        return DriftLevel.DRIFT, moved
+            return DriftLevel.INCONCLUSIVE, _nothing(
+                f"{window.count} predictions in the window; at least {self.min_samples} are needed"
+            )
+        finding = min(certain, key=_chance) if certain else found[1]
+        why = "too little to matter" if certain else "within what chance explains"
+        level = DriftLevel.NEGLIGIBLE if certain else DriftLevel.NONE
+        return level, finding._replace(reason=f"{finding.reason}, {why}")
 
     def _announce(self, result: PredictionDrift) -> None:
         self.events.emit(
@@ -390,11 +482,24 @@ class PredictionDriftMonitor:
         )
 
 
-def _number(prediction: Any) -> float:
-    try:
-        return float(prediction)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
+def _chance(finding: Finding) -> float:
+    return finding.p_once
+
+
+def _nothing(reason: str) -> Finding:
+    return Finding("", 1.0, False, reason)
+
+
+def _taken(column: "array[float]", first: int, count: int) -> Floats:
+    """Take the first ``count`` numbers out of ``column``, and return those from ``first``."""
+    taken = column[first:count]
+    del column[:count]
+    return _usable(np.array(taken))
+
+
+def _usable(values: Floats) -> Floats:
+    values[~(np.abs(values) <= _LARGEST)] = math.nan
+    return values
 
 
 def _whole(name: str, value: Any, low: int) -> None:
@@ -402,6 +507,6 @@ def _whole(name: str, value: Any, low: int) -> None:
         raise BadConfiguration(f"{name} must be a whole number >= {low}, not {value!r}")
 
 
-def _size(threshold: float) -> None:
-    if not 0.0 <= threshold < math.inf:
-        raise BadConfiguration(f"threshold must be a finite number >= 0, not {threshold!r}")
+def _size(name: str, size: float) -> None:
+    if not 0.0 <= size < math.inf:
+        raise BadConfiguration(f"{name} must be a finite number >= 0, not {size!r}")

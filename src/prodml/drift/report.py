@@ -1,32 +1,42 @@
-"""What a check found: a mapping of features, a terminal table, a page."""
+"""What a check found: a mapping of features, a terminal table, a page, plain data."""
 
+import copy
+import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 from prodml.clock import utc
+from prodml.drift.document import FORMAT, VERSION, plain_feature, restored_report
 from prodml.drift.feature import FeatureDrift
 from prodml.drift.level import DriftLevel
 from prodml.drift.page import page
+from prodml.drift.ranking import Judged, ranked, weights_of
+from prodml.drift.terminal import table
 
-__all__ = ["DriftReport"]
+__all__ = ["CheckReport", "DriftReport"]
+
+V = TypeVar("V", bound=Judged)
 
 
-class DriftReport(Mapping[str, FeatureDrift]):
-    """Verdicts by feature name, in the order of the reference.
+class CheckReport(Mapping[str, V], Generic[V]):
+    """Verdicts by name, whoever gave them: what all reports on a check can do.
 
     Parameters
     ----------
-    features
-        Verdict of every feature of the reference.
+    verdicts
+        By feature (or method), in the order of the reference.
     alpha
-        The level that adjusted p-values were compared with.
+        The level that was judged at.
     at
         When the check was made, seconds since the epoch.
     source
-        Name of the detector.
+        Name of who checked.
     new_columns
         Columns of current that the reference does not know: named, not compared.
+    importance
+        Of the features to the model: see :meth:`weighed`.
 
     Notes
     -----
@@ -34,50 +44,51 @@ class DriftReport(Mapping[str, FeatureDrift]):
 
     Examples
     --------
-    >>> from prodml.drift import DriftDetector
-    >>> rows = [{"age": age, "plan": "pro"} for age in range(100)]
-    >>> report = DriftDetector(rows).detect_drift([{**row, "age": row["age"] + 40} for row in rows])
-    >>> report.drift_detected, report.drifted, round(report.score, 3)
-    (True, ('age',), 0.4)
-    >>> report["age"].reason
-    'median +0.80 IQR (49 -> 89); at most 39: 40 % -> 0 %'
+    >>> from prodml.drift import MultivariateDrift
+    >>> found = MultivariateDrift(method="pca", level=DriftLevel.DRIFT, effect=0.3, what="moved")
+    >>> report = CheckReport({"pca": found}, alpha=0.05, source="rows")
+    >>> report.drifted, report.score
+    (('pca',), 0.3)
     """
 
-    __slots__: tuple[str, ...] = ("_features", "alpha", "at", "new_columns", "source")
+    __slots__: tuple[str, ...] = ("_verdicts", "alpha", "at", "importance", "new_columns", "source")
 
     def __init__(
         self,
-        features: Mapping[str, FeatureDrift],
+        verdicts: Mapping[str, V],
         *,
         alpha: float = 0.05,
         at: float = 0.0,
         source: str = "drift",
         new_columns: tuple[str, ...] = (),
+        importance: Mapping[str, float] | None = None,
     ) -> None:
-        self._features: dict[str, FeatureDrift] = dict(features)
+        self._verdicts: dict[str, V] = dict(verdicts)
         self.alpha: float = alpha
         self.at: float = at
         self.source: str = source
         self.new_columns: tuple[str, ...] = new_columns
+        self.importance: dict[str, float] = weights_of(importance)
 
-    def __getitem__(self, name: str) -> FeatureDrift:
-        return self._features[name]
+    def __getitem__(self, name: str) -> V:
+        return self._verdicts[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._features)
+        return iter(self._verdicts)
 
     def __len__(self) -> int:
-        return len(self._features)
+        return len(self._verdicts)
 
     @property
     def drift_detected(self) -> bool:
         """Whether any feature drifted."""
-        return bool(self.drifted)
+        return self._count(DriftLevel.DRIFT) > 0
 
     @property
     def drifted(self) -> tuple[str, ...]:
-        """Features that drifted, the largest effect first."""
-        return tuple(f.name for f in self.ranked() if f.drift_detected)
+        """Features that drifted, in the order of :meth:`ranked`."""
+        found = ranked(self._verdicts, self.importance)
+        return tuple(name for name, verdict in found if verdict.level is DriftLevel.DRIFT)
 
     @property
     def inconclusive(self) -> tuple[str, ...]:
@@ -90,19 +101,195 @@ class DriftReport(Mapping[str, FeatureDrift]):
 
         Largest and not average: one broken feature among fifty is a broken model.
         """
-        return max((f.effect for f in self.values() if f.drift_detected), default=0.0)
+        return max((f.effect for f in self.values() if f.level is DriftLevel.DRIFT), default=0.0)
 
     @property
     def share(self) -> float:
         """Share of the features that drifted, in [0, 1]."""
-        return len(self.drifted) / len(self) if self._features else 0.0
+        return self._count(DriftLevel.DRIFT) / len(self) if self._verdicts else 0.0
 
-    def ranked(self) -> list[FeatureDrift]:
-        """Verdicts, the gravest level and then the largest effect first."""
-        return sorted(self.values(), key=lambda f: (_ORDER[f.level], -f.effect))
+    def ranked(self) -> list[V]:
+        """Verdicts, the gravest level first, within it by :func:`~prodml.drift.priority`."""
+        return [verdict for _, verdict in ranked(self._verdicts, self.importance)]
+
+    def weighed(self, importance: Mapping[str, float] | None) -> Self:
+        """The same report, ranked for a model to which not all features matter alike.
+
+        Parameters
+        ----------
+        importance
+            Feature to a number >= 0, such as a model's feature importances; features that
+            it leaves out have 1, and names that are no feature are left alone.
+
+        Raises
+        ------
+        BadConfiguration
+            An importance is negative or no finite number.
+
+        Examples
+        --------
+        >>> from prodml.drift import DriftDetector
+        >>> rows = [{"a": i, "b": i} for i in range(100)]
+        >>> report = DriftDetector(rows).detect_drift(
+        ...     [{"a": row["a"] + 60, "b": row["b"] + 30} for row in rows]
+        ... )
+        >>> report.drifted, report.weighed({"a": 0.1, "b": 0.9}).drifted
+        (('a', 'b'), ('b', 'a'))
+        """
+        weights = weights_of(importance)
+        weighed = copy.copy(self)
+        weighed.importance = weights
+        return weighed
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for triggers and gauges; every one is finite.
+
+        ``drift_score``, ``drift_share`` and ``drift_worst_effect`` (of any level) lie in
+        [0, 1]; ``drift_missing`` is the largest rise of a share of missing values;
+        ``drift_features``, ``drift_drifted``, ``drift_inconclusive``, ``drift_negligible``
+        and ``drift_new_columns`` are counts.
+
+        Examples
+        --------
+        >>> from prodml.drift import DriftDetector
+        >>> report = DriftDetector([float(i) for i in range(50)]).detect_drift({"y": [1.0]})
+        >>> found = report.metrics()
+        >>> found["drift_score"], found["drift_drifted"], found["drift_new_columns"]
+        (1.0, 1.0, 1.0)
+        """
+        return {
+            "drift_score": float(self.score),
+            "drift_share": float(self.share),
+            "drift_worst_effect": max((_finite(f.effect) for f in self.values()), default=0.0),
+            "drift_missing": max((_more_missing(f) for f in self.values()), default=0.0),
+            "drift_features": float(len(self)),
+            "drift_drifted": float(self._count(DriftLevel.DRIFT)),
+            "drift_inconclusive": float(self._count(DriftLevel.INCONCLUSIVE)),
+            "drift_negligible": float(self._count(DriftLevel.NEGLIGIBLE)),
+            "drift_new_columns": float(len(self.new_columns)),
+        }
+
+    def table(
+        self, *, width: int = 100, limit: int = 40, colour: bool = False, plain: bool = False
+    ) -> str:
+        """The report as text, worst first: what ``print(report)`` shows.
+
+        Parameters
+        ----------
+        width
+            Columns of the terminal, at least 60.
+        limit
+            Rows; the others are counted.
+        colour
+            Colour the verdicts by ANSI codes.
+        plain
+            ASCII only; everything else is written as its code.
+
+        Raises
+        ------
+        BadConfiguration
+            ``width`` or ``limit`` too small.
+
+        Examples
+        --------
+        >>> from prodml.drift import DriftDetector
+        >>> detector = DriftDetector({"age": [float(i) for i in range(50)]})
+        >>> print(detector.detect_drift({}).table(width=80).splitlines()[4][:40].rstrip())
+        ? inconclusive  age
+        """
+        rows = ranked(self._verdicts, self.importance)
+        return table(self.headline, rows, width=width, limit=limit, colour=colour, plain=plain)
+
+    def to_html(
+        self,
+        path: str | Path | None = None,
+        *,
+        importance: Mapping[str, float] | None = None,
+        pictures: int = 60,
+    ) -> str:
+        """One self-contained page with SVG pictures and no script; also written to ``path``.
+
+        Parameters
+        ----------
+        path
+            File to write, in UTF-8.
+        importance
+            Short for ``weighed(importance).to_html(...)``.
+        pictures
+            Features that are drawn, the gravest first; the others are in the table only.
+
+        Raises
+        ------
+        BadConfiguration
+            An importance is negative or no finite number.
+        OSError
+            The file cannot be written.
+
+        Examples
+        --------
+        >>> from prodml.drift import DriftDetector
+        >>> report = DriftDetector([float(i) for i in range(50)]).detect_drift([])
+        >>> "<script" in report.to_html(), report.to_html().startswith("<!doctype html>")
+        (False, True)
+        """
+        weighed = self if importance is None else self.weighed(importance)
+        text = page(weighed, pictures=pictures)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    @property
+    def headline(self) -> str:
+        """One sentence with the outcome."""
+        count = self._count(DriftLevel.DRIFT)
+        told = f"{count} of {len(self)} features drifted" if count else "no feature drifted"
+        if self.inconclusive:
+            told += f", {len(self.inconclusive)} inconclusive"
+        if self.new_columns:
+            more = len(self.new_columns) - 5
+            told += f", new columns: {', '.join(f'{name:.40}' for name in self.new_columns[:5])}"
+            told += f" and {more} more" if more > 0 else ""
+        return f"{self.source}, {_when(self.at)}: {told} (alpha {self.alpha:g})"
+
+    def _count(self, level: DriftLevel) -> int:
+        return sum(verdict.level is level for verdict in self.values())
+
+    def __str__(self) -> str:
+        text = self.table()
+        try:
+            # A terminal that cannot show a level's name must not cost the report.
+            text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        except (LookupError, UnicodeEncodeError):
+            return self.table(plain=True)
+        return text
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.headline}>"
+
+    def _repr_html_(self) -> str:
+        return page(self, whole=False, pictures=12)
+
+
+class DriftReport(CheckReport[FeatureDrift]):
+    """Verdicts by feature name, in the order of the reference: a :class:`CheckReport`.
+
+    Examples
+    --------
+    >>> from prodml.drift import DriftDetector
+    >>> rows = [{"age": age, "plan": "pro"} for age in range(100)]
+    >>> report = DriftDetector(rows).detect_drift([{**row, "age": row["age"] + 40} for row in rows])
+    >>> report.drift_detected, report.drifted, round(report.score, 3)
+    (True, ('age',), 0.4)
+    >>> report["age"].reason.split(";")[0]
+    'median +0.80 IQR (49 -> 89)'
+    """
+
+    __slots__: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON.
+        """Ready for JSON, as :func:`~prodml.drift.report_schema` describes it.
+
+        Numbers that are not finite become None; levels become text.
 
         Examples
         --------
@@ -112,6 +299,8 @@ class DriftReport(Mapping[str, FeatureDrift]):
         'inconclusive'
         """
         return {
+            "format": FORMAT,
+            "version": VERSION,
             "at": self.at,
             "source": self.source,
             "alpha": self.alpha,
@@ -121,59 +310,57 @@ class DriftReport(Mapping[str, FeatureDrift]):
             "new_columns": list(self.new_columns),
             "score": self.score,
             "share": self.share,
-            "features": {name: feature.to_dict() for name, feature in self.items()},
+            "importance": dict(self.importance),
+            "metrics": self.metrics(),
+            "features": {name: plain_feature(feature) for name, feature in self.items()},
         }
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """One self-contained page with SVG pictures and no script; also written to ``path``.
+    def to_json(self, path: str | Path | None = None, *, indent: int | None = None) -> str:
+        """:meth:`to_dict` as JSON in ASCII; also written to ``path``.
 
         Examples
         --------
         >>> from prodml.drift import DriftDetector
         >>> report = DriftDetector([float(i) for i in range(50)]).detect_drift([])
-        >>> "<script" in report.to_html(), report.to_html().startswith("<!doctype html>")
-        (False, True)
+        >>> json.loads(report.to_json())["inconclusive"]
+        ['x0']
         """
-        text = page(self.headline, self.ranked())
+        text = json.dumps(self.to_dict(), indent=indent, allow_nan=False)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
 
-    @property
-    def headline(self) -> str:
-        """One sentence with the outcome."""
-        count = len(self.drifted)
-        told = f"{count} of {len(self)} features drifted" if count else "no feature drifted"
-        if self.inconclusive:
-            told += f", {len(self.inconclusive)} inconclusive"
-        if self.new_columns:
-            told += f", new columns: {', '.join(self.new_columns)}"
-        return f"{self.source}, {utc(self.at):%Y-%m-%d %H:%M} UTC: {told} (alpha {self.alpha:g})"
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """The report that :meth:`to_dict` gave: ranked, printed and drawn as it was.
 
-    def __str__(self) -> str:
-        rows = [
-            (f.name, f.level.value, f"{f.effect:.3f}", f"{f.p_adjusted:.2g}", f.reason)
-            for f in self.ranked()
-        ]
-        table = [("feature", "level", "effect", "p", "reason"), *rows]
-        widths = [max(len(row[i]) for row in table) for i in range(4)]
-        lines = [
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True))])
-            + f"  {row[4]}"
-            for row in table
-        ]
-        return "\n".join([self.headline, *lines])
+        Raises
+        ------
+        CorruptRecord
+            Another format or version, or fields of another type.
 
-    def __repr__(self) -> str:
-        return f"<DriftReport {self.headline}>"
-
-    def _repr_html_(self) -> str:
-        return page(self.headline, self.ranked(), whole=False)
+        Examples
+        --------
+        >>> from prodml.drift import DriftDetector
+        >>> report = DriftDetector([float(i) for i in range(50)]).detect_drift([])
+        >>> DriftReport.from_dict(json.loads(report.to_json())).headline == report.headline
+        True
+        """
+        features, settings = restored_report(stored)
+        return cls(features, **settings)
 
 
-_ORDER = {
-    DriftLevel.DRIFT: 0,
-    DriftLevel.INCONCLUSIVE: 1,
-    DriftLevel.NEGLIGIBLE: 2,
-    DriftLevel.NONE: 3,
-}
+def _when(at: float) -> str:
+    try:
+        return f"{utc(at):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, OSError, ValueError):
+        return f"at {at:g} s"
+
+
+def _finite(value: float) -> float:
+    return float(value) if abs(value) < float("inf") else 0.0
+
+
+def _more_missing(verdict: Any) -> float:
+    before = getattr(verdict, "reference_missing", 0.0)
+    return max(0.0, _finite(getattr(verdict, "current_missing", 0.0) - before))

@@ -4,9 +4,11 @@ Every row is accounted for: it holds a number (or a level), or it is missing, in
 of the wrong type.  Nothing is dropped without being counted.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -16,22 +18,43 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from prodml.drift.cells import Cells
+from prodml.drift.counting import count_fractional, mean_and_std
+from prodml.drift.layout import Layout
 from prodml.drift.table import Column, Counted
+from prodml.errors import BadConfiguration
 from prodml.types import is_missing
 
-__all__ = ["KINDS", "Kind", "Levels", "Numbers", "floats_of", "kind_of", "levels_of", "numbers_of"]
+__all__ = [
+    "KINDS",
+    "MOST_LEVELS",
+    "Kind",
+    "Levels",
+    "Numbers",
+    "cells_of",
+    "floats_of",
+    "kind_of",
+    "levels_of",
+    "numbers_of",
+    "sort_of",
+]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Kind: TypeAlias = Literal["numeric", "categorical", "time"]
 KINDS: tuple[Kind, ...] = ("numeric", "categorical", "time")
 
+MOST_LEVELS: int = 1 << 18
+"""Levels that added states count at most: beyond, a column is an identifier."""
+
 _NONE: Floats = np.empty(0)
 _LONGEST = 80
+_CODES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """A numeric column.  ``values`` are finite and ascending.
+    """A numeric column.  ``values`` are finite and ascending; ``fractional`` of them are not
+    whole, and ``above`` of the infinite ones are positive.
 
     Examples
     --------
@@ -46,15 +69,13 @@ class Numbers:
     infinite: int = 0
     invalid: int = 0
     temporal: bool = False
+    fractional: int = 0
+    above: int = 0
     mean: float = field(init=False)
     std: float = field(init=False)
 
     def __post_init__(self) -> None:
-        mean = std = float("nan")
-        if self.values.size:
-            with np.errstate(over="ignore", invalid="ignore"):
-                # Not ``@``: the threads of a linear algebra library wait for busy cores.
-                mean, std = float(self.values.mean()), float(self.values.std())
+        mean, std = mean_and_std(self.values)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
 
@@ -63,19 +84,64 @@ class Numbers:
         """Rows that hold a finite number."""
         return self.values.size
 
+    @property
+    def minimum(self) -> float:
+        """Smallest value; NaN where there is none."""
+        return float(self.values[0]) if self.values.size else math.nan
+
+    @property
+    def maximum(self) -> float:
+        """Largest value; NaN where there is none."""
+        return float(self.values[-1]) if self.values.size else math.nan
+
     def quantile(self, share: float) -> float:
         """Smallest value with at least ``share`` of the values at or below it."""
         return float(self.values[max(0, int(np.ceil(share * self.values.size)) - 1)])
 
+    def cumulative(self, edges: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Values at or below each edge."""
+        return np.searchsorted(self.values, edges, "right").astype(np.int64)
+
+    def counted(self, layout: Layout) -> Cells:
+        """The same column as counts by cell.
+
+        Examples
+        --------
+        >>> numbers_of([1.0, 2.0, None]).counted(Layout()).size
+        2
+        """
+        found = Cells.of(self.values, layout)
+        return replace(
+            found,
+            rows=self.rows,
+            missing=self.missing,
+            invalid=self.invalid,
+            above=self.above,
+            below=self.infinite - self.above,
+            temporal=self.temporal,
+        )
+
+    def __add__(self, other: "Numbers") -> "Numbers":
+        """Both together, sorted: the order never matters."""
+        if self.temporal != other.temporal and self.size and other.size:
+            raise BadConfiguration("points in time and numbers do not add up")
+        names = ("rows", "missing", "infinite", "invalid", "fractional", "above")
+        return Numbers(
+            # Two sorted runs: a merge sort sees them.
+            np.sort(np.concatenate((self.values, other.values)), kind="stable"),
+            temporal=self.temporal or other.temporal,
+            **{name: getattr(self, name) + getattr(other, name) for name in names},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """A categorical column.
+    """A categorical column; ``rest`` are rows with a level that is not listed.
 
     Examples
     --------
     >>> levels_of(["a", "b", "a", None])
-    Levels(counts={'a': 2, 'b': 1}, rows=4, missing=1, infinite=0, invalid=0)
+    Levels(counts={'a': 2, 'b': 1}, rows=4, missing=1, infinite=0, invalid=0, rest=0)
     """
 
     counts: dict[Any, int]
@@ -83,15 +149,39 @@ class Levels:
     missing: int = 0
     infinite: int = field(default=0, init=False)
     invalid: int = field(default=0, init=False)
+    rest: int = 0
 
     @property
     def size(self) -> int:
         """Rows that hold a level."""
         return self.rows - self.missing
 
+    @property
+    def uncounted(self) -> bool:
+        """Whether there were too many levels to count any: it is an identifier."""
+        return self.rest > 0 and not self.counts
+
+    def __add__(self, other: "Levels") -> "Levels":
+        """Both together.  Past :data:`MOST_LEVELS` only the rows are counted, in any order."""
+        rows, missing = self.rows + other.rows, self.missing + other.missing
+        counts = Counter(self.counts)
+        # Not ``+``: it drops what is zero, and counts one by one.
+        counts.update(other.counts)
+        if self.uncounted or other.uncounted or len(counts) > MOST_LEVELS:
+            return Levels({}, rows, missing, rest=rows - missing)
+        return Levels(dict(counts), rows, missing, rest=self.rest + other.rest)
+
+    def within(self, other: "Levels") -> "Levels":
+        """Levels that ``other`` does not list go into the rest, if it has one itself."""
+        if not other.rest:
+            return self
+        listed = {level: self.counts[level] for level in self.counts if level in other.counts}
+        return replace(self, counts=listed, rest=self.size - sum(listed.values()))
+
 
 @lru_cache(maxsize=1024)
-def _sort_of(cls: type) -> str:
+def sort_of(cls: type) -> str:
+    """What values of a type are: "boolean", "number", "duration", "time", "text" or "other"."""
     if issubclass(cls, bool | np.bool_):
         return "boolean"
     if issubclass(cls, timedelta | np.timedelta64):
@@ -100,7 +190,7 @@ def _sort_of(cls: type) -> str:
         return "number"
     if issubclass(cls, date | datetime | np.datetime64):
         return "time"
-    return "other"
+    return "text" if issubclass(cls, str) else "other"
 
 
 def kind_of(column: Column) -> Kind:
@@ -122,7 +212,7 @@ def kind_of(column: Column) -> Kind:
     types = Counter(map(type, (value for value in column if not is_missing(value))))
     sorts: Counter[str] = Counter()
     for cls, count in types.items():
-        sorts[_sort_of(cls)] += count
+        sorts[sort_of(cls)] += count
     half = sorts.total() / 2
     numeric = sorts["number"] + sorts["duration"] + (sorts["boolean"] if sorts["number"] else 0)
     if numeric > half:
@@ -138,17 +228,73 @@ def numbers_of(column: Column) -> Numbers:
     >>> numbers_of(np.array([2.0, np.nan, 1.0])).values.tolist()
     [1.0, 2.0]
     """
+    if isinstance(column, Counted):
+        column = _truths(column)
     rows = column.missing + sum(column.counts.values()) if isinstance(column, Counted) else 0
     if isinstance(column, Counted):
         return Numbers(_NONE, rows, column.missing, invalid=rows - column.missing)
     values, invalid, temporal = floats_of(column)
+    ascending = np.sort(values) if values is column else _in_place(values)
     # Sorting sets the others apart: -inf, numbers, inf, NaN.
-    ascending = np.sort(values)
     first = int(np.searchsorted(ascending, -np.inf, "right"))
     last, end = (int(at) for at in np.searchsorted(ascending, [np.inf, np.nan], "left"))
-    infinite = first + end - last
-    missing = len(values) - end - invalid
-    return Numbers(ascending[first:last], len(values), missing, infinite, invalid, temporal)
+    finite = ascending[first:last]
+    whole = temporal or (isinstance(column, np.ndarray) and column.dtype.kind in "iu")
+    return Numbers(
+        finite,
+        len(values),
+        missing=len(values) - end - invalid,
+        infinite=first + end - last,
+        invalid=invalid,
+        temporal=temporal,
+        fractional=0 if whole else count_fractional(finite),
+        above=end - last,
+    )
+
+
+def _in_place(values: Floats) -> Floats:
+    values.sort()
+    return values
+
+
+def cells_of(column: Column, layout: Layout, *, whole: bool = True) -> Cells:
+    """Count ``column`` into the cells of ``layout``: nothing is sorted and nothing kept.
+
+    ``whole`` says whether it matters how many numbers are whole.
+
+    Examples
+    --------
+    >>> cells = cells_of([3, 1.5, None, float("inf"), "n/a"], Layout())
+    >>> cells.size, cells.missing, cells.infinite, cells.invalid
+    (2, 1, 1, 1)
+    """
+    if isinstance(column, Counted):
+        column = _truths(column)
+    if isinstance(column, Counted):
+        rows = column.missing + sum(column.counts.values())
+        return Cells(
+            layout=layout, rows=rows, missing=column.missing, invalid=rows - column.missing
+        )
+    if isinstance(column, np.ndarray) and column.dtype.kind in "fiu":
+        return Cells.of(column, layout, whole=whole)
+    values, invalid, temporal = floats_of(column)
+    found = Cells.of(values, layout, whole=whole)
+    fractional = 0 if temporal else found.fractional
+    return replace(
+        found,
+        missing=found.missing - invalid,
+        invalid=invalid,
+        fractional=fractional,
+        temporal=temporal,
+    )
+
+
+def _truths(column: Counted) -> Column:
+    """Truth values are 0 and 1 where numbers are wanted, counted or not."""
+    if not column.counts or set(map(type, column.counts)) != {bool}:
+        return column
+    times = [column.counts.get(False, 0), column.counts.get(True, 0), column.missing]
+    return np.repeat([0.0, 1.0, np.nan], times)
 
 
 def floats_of(column: "npt.NDArray[Any] | list[Any]") -> tuple[Floats, int, bool]:
@@ -163,23 +309,33 @@ def floats_of(column: "npt.NDArray[Any] | list[Any]") -> tuple[Floats, int, bool
     if isinstance(column, list):
         return _from_list(column)
     if column.dtype.kind in "mM":
-        ticks = column.astype("M8[ns]" if column.dtype.kind == "M" else "m8[ns]")
-        seconds = ticks.astype(np.int64) / 1e9
-        seconds[np.isnat(ticks)] = np.nan
-        return seconds, 0, column.dtype.kind == "M"
+        return _seconds(column), 0, column.dtype.kind == "M"
     return column.astype(np.float64, copy=False), 0, False
+
+
+def _seconds(column: "npt.NDArray[Any]") -> Floats:
+    """Times in seconds, to the same bits from any unit that can hold them."""
+    # Nanoseconds end in 2262 and wrap, and the year 9999 is in many a table.
+    fine = np.datetime_data(column.dtype)[0] in {"ns", "ps", "fs", "as"}
+    ticks = column.astype(f"{column.dtype.kind}8[{'ns' if fine else 'us'}]")
+    whole = ticks.astype(np.int64)
+    # Rounded once, as Python rounds them: microseconds fit into a double, nanoseconds do not.
+    seconds = np.where(whole % 1000 == 0, whole // 1000 / 1e6, whole / 1e9) if fine else whole / 1e6
+    seconds[np.isnat(ticks)] = np.nan
+    return np.asarray(seconds, dtype=np.float64)
 
 
 def _from_list(values: list[Any]) -> tuple[Floats, int, bool]:
     types = set(map(type, values))
-    if types <= {float, bool}:
-        return np.array(values, dtype=np.float64), 0, False
-    readers = {cls: _READERS[_sort_of(cls)] for cls in types}
+    if types <= {float, bool, int}:
+        with suppress(OverflowError):
+            return np.array(values, dtype=np.float64), 0, False
+    readers = {cls: _READERS[sort_of(cls)] for cls in types}
     wrong = _Wrong()
     found = [
         np.nan if is_missing(value) else readers[type(value)](value, wrong) for value in values
     ]
-    temporal = bool(types) and sum(_sort_of(cls) == "time" for cls in types) > 0
+    temporal = bool(types) and sum(sort_of(cls) == "time" for cls in types) > 0
     return np.array(found, dtype=np.float64), wrong.count, temporal
 
 
@@ -223,6 +379,7 @@ _READERS: dict[str, Callable[[Any, _Wrong], float]] = {
     "number": _number,
     "duration": _duration,
     "time": _time,
+    "text": _other,
     "other": _other,
 }
 
@@ -259,5 +416,11 @@ def _hashable(value: Any) -> Any:
 
 
 def _distinct(values: npt.NDArray[Any]) -> dict[Any, int]:
+    if values.dtype.kind in "iu" and values.size:
+        low, high = int(values.min()), int(values.max())
+        if high - low < _CODES and high < 1 << 62:
+            found = np.bincount(values.astype(np.int64) - low)
+            some = np.flatnonzero(found)
+            return dict(zip((some + low).tolist(), found[some].tolist(), strict=True))
     levels, counts = np.unique(values, return_counts=True)
     return dict(zip(levels.tolist(), counts.tolist(), strict=True))

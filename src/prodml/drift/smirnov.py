@@ -9,14 +9,31 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Gap", "exact_tail", "largest_gap", "limit_tail", "tolerant_gap"]
+__all__ = [
+    "ROUNDING",
+    "Gap",
+    "exact_tail",
+    "largest_gap",
+    "limit_tail",
+    "rounding_of",
+    "tail",
+    "tolerant_gap",
+]
 
 Floats = npt.NDArray[np.float64]
 
 # Cells into which the reference is cut before any value of the sample is looked at alone.
 _CELLS = 4096
-# Differences that single precision cannot hold are rounding, not drift.
-_ROUNDING = float(np.finfo(np.float32).eps)
+_AT_ONCE = 1 << 16
+# The exact distribution is counted while the smaller sample and the lattice are small; by
+# then the limit is within a few per cent, on the side of fewer alarms.
+_EXACT_SMALLER = 200
+_EXACT_LATTICE = 4_000_000
+ROUNDING: float = float(np.finfo(np.float32).eps)
+"""Differences that single precision cannot hold are rounding, not drift."""
+# What is left of double precision after long sums.
+_DOUBLE = 2.0**-32
+_SOME = 256
 
 
 class Gap(NamedTuple):
@@ -46,24 +63,54 @@ def largest_gap(reference: Floats, current: Floats) -> Gap:
     beneath = np.concatenate(([0], np.searchsorted(current, edges, "right"), [m]))
     best = int(np.abs(below * m - beneath * n).max())
     bound = np.maximum(below[1:] * m - beneath[:-1] * n, beneath[1:] * n - below[:-1] * m)
-    open_cells = bound >= max(best, 1)
-    points = np.concatenate(
-        (
-            reference[np.repeat(open_cells, np.diff(below))],
-            current[np.repeat(open_cells, np.diff(beneath))],
-            edges[-1:],
-        )
-    )
+    found: list[Gap] = []
+    opened = np.flatnonzero(bound >= max(best, 1))
+    # Some cells at a time: of samples that hardly differ, all have to be looked into.
+    for start in range(0, len(opened), step := max(1, _AT_ONCE * len(bound) // (n + m))):
+        cells = opened[start : start + step]
+        for values, counts in ((reference, below), (current, beneath)):
+            parts = [values[counts[i] : counts[i + 1]] for i in cells.tolist()]
+            points = np.concatenate(parts)
+            if len(points):
+                found.append(_gap_at(reference, current, points))
+    found.append(_gap_at(reference, current, edges[-1:]))
+    return max(found, key=lambda gap: gap.lattice)
+
+
+def _gap_at(reference: Floats, current: Floats, points: Floats) -> Gap:
+    """The largest of the gaps at ``points``, which ascend."""
+    n, m = len(reference), len(current)
     below = np.searchsorted(reference, points, "right")
     beneath = np.searchsorted(current, points, "right")
     gaps = np.abs(below * m - beneath * n)
     top = int(gaps.argmax())
-    at = float(points[top])
-    return Gap(int(gaps[top]), at, int(below[top]) / n, int(beneath[top]) / m)
+    return Gap(int(gaps[top]), float(points[top]), int(below[top]) / n, int(beneath[top]) / m)
+
+
+def rounding_of(reference: Floats, current: Floats) -> float:
+    """Relative differences of two sorted samples that are rounding.
+
+    Those of single precision if either sample looks as if it had been through it, by 256 of its
+    values; else only those of long sums in double precision: around a billion, a sensor's tenths
+    are no rounding.
+
+    Examples
+    --------
+    >>> rounding_of(np.array([0.5, 0.75]), np.array([0.1])) == ROUNDING
+    True
+    >>> rounding_of(np.array([1e9 + 0.1]), np.array([1e9 + 0.3])) < ROUNDING
+    True
+    """
+    for values in (reference, current):
+        some = values[np.linspace(0, len(values) - 1, _SOME).astype(np.int64)]
+        with np.errstate(over="ignore"):
+            if (some.astype(np.float32) == some).all():
+                return ROUNDING
+    return _DOUBLE
 
 
 def tolerant_gap(reference: Floats, current: Floats, enough: float) -> float:
-    """Largest gap, in [0, 1], that remains when rounding to single precision is forgiven.
+    """Largest gap, in [0, 1], that remains when rounding is forgiven; see :func:`rounding_of`.
 
     Stops early with a lower bound of it that is at least ``enough``.
 
@@ -72,21 +119,36 @@ def tolerant_gap(reference: Floats, current: Floats, enough: float) -> float:
     >>> tolerant_gap(np.ones(50), np.ones(50) + 1e-12, 0.05)
     0.0
     """
+    rounding = rounding_of(reference, current)
     at = np.array([largest_gap(reference, current).at])
-    quick = _forgiving(reference, current, at)
+    quick = _forgiving(reference, current, at, rounding)
     if quick >= enough:
         return quick
-    return max(quick, _forgiving(reference, current, current))
+    parts = (current[i : i + _AT_ONCE] for i in range(0, len(current), _AT_ONCE))
+    return max(quick, *(_forgiving(reference, current, part, rounding) for part in parts))
 
 
-def _forgiving(reference: Floats, current: Floats, points: Floats) -> float:
+def _forgiving(reference: Floats, current: Floats, points: Floats, rounding: float) -> float:
     n, m = len(reference), len(current)
-    slack = np.abs(points) * _ROUNDING
+    slack = np.abs(points) * rounding
     above = np.searchsorted(current, points, "right") / m
     above = above - np.searchsorted(reference, points + slack, "right") / n
     below = np.searchsorted(reference, points - slack, "left") / n
     below = below - np.searchsorted(current, points, "left") / m
     return max(0.0, float(above.max()), float(below.max()))
+
+
+def tail(lattice: int, n: int, m: int, design: float = 1.0) -> tuple[float, str]:
+    """P(gap >= observed), exact for small samples, and which of the two it is.
+
+    Examples
+    --------
+    >>> tail(9, 3, 3)[1], tail(9, 3000, 3000)[1]
+    ('exact', 'limit')
+    """
+    if design == 1.0 and min(n, m) <= _EXACT_SMALLER and n * m <= _EXACT_LATTICE:
+        return exact_tail(lattice, n, m), "exact"
+    return limit_tail(lattice, n, m, design), "limit"
 
 
 def limit_tail(lattice: int, n: int, m: int, design: float = 1.0) -> float:

@@ -5,7 +5,7 @@ A column comes out as one of three things: a numpy array, a list of Python value
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -14,7 +14,11 @@ import numpy.typing as npt
 
 from prodml.types import MISS, is_missing
 
-__all__ = ["Column", "Counted", "Table", "column_of", "table_of"]
+# Room for a block of columns that is turned, in bytes; rows that are turned at a time.
+_BLOCK = 16 << 20
+_ROWS = 512
+
+__all__ = ["Column", "Counted", "Picked", "Table", "column_of", "table_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Table:
     {'a': [1, 2]}
     """
 
-    columns: dict[str, Any] = field(default_factory=dict[str, Any])
+    columns: Mapping[str, Any] = field(default_factory=dict[str, Any])
     misfit: str = ""
 
 
@@ -88,7 +92,83 @@ def _of_array(data: npt.NDArray[Any], names: Sequence[str] | None) -> Table:
         data = data.reshape(-1, 1)
     if data.ndim != 2:
         raise TypeError(f"an array must have one or two dimensions, not {data.ndim}")
+    width = _BLOCK // max(1, len(data) * data.dtype.itemsize)
+    if width > 1 and len(data) > _ROWS and data.dtype.kind in "fiub" and data.flags.c_contiguous:
+        return _by_position(_Turned(data, width), names)
     return _by_position([data[:, i] for i in range(data.shape[1])], names)
+
+
+class _Turned(Sequence[Any]):
+    """Columns of a matrix that is stored row by row, turned some at a time.
+
+    A row's numbers come into the cache together, so reading each column by itself would
+    fetch all of them over and over.
+    """
+
+    def __init__(self, data: npt.NDArray[Any], width: int) -> None:
+        self._data: npt.NDArray[Any] = data
+        self._width: int = width
+        self._first: int = -1
+        self._block: npt.NDArray[Any] = data[:0]
+
+    def __len__(self) -> int:
+        return int(self._data.shape[1])
+
+    def __getitem__(self, i: Any) -> Any:
+        first = i - i % self._width
+        if first != self._first:
+            part = self._data[:, first : first + self._width]
+            # The old block goes before the new one comes, if nobody keeps it.
+            self._block = self._data[:0]
+            self._block = np.empty(part.shape[::-1], dtype=part.dtype)
+            for row in range(0, len(part), _ROWS):
+                self._block[:, row : row + _ROWS] = part[row : row + _ROWS].T
+            self._first = first
+        return self._block[i - first]
+
+
+class _Named(Mapping[str, Any]):
+    """Columns by name that are made when they are asked for."""
+
+    def __init__(self, names: Sequence[str], columns: Sequence[Any]) -> None:
+        self._places: dict[str, int] = {name: i for i, name in enumerate(names)}
+        self._columns: Sequence[Any] = columns
+
+    def __getitem__(self, name: str) -> Any:
+        return self._columns[self._places[name]]
+
+    def __contains__(self, name: object) -> bool:
+        # Or a column would be made to see whether it is there.
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+@dataclass(frozen=True, slots=True)
+class Picked(Mapping[str, Any]):
+    """Some columns of a table, in the order of ``names``.
+
+    Examples
+    --------
+    >>> list(Picked({"a": [1], "b": [2]}, ("b",)))
+    ['b']
+    """
+
+    columns: Mapping[str, Any]
+    names: Sequence[str]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def _by_position(columns: Sequence[Any], names: Sequence[str] | None) -> Table:
@@ -96,12 +176,16 @@ def _by_position(columns: Sequence[Any], names: Sequence[str] | None) -> Table:
         names = [f"x{i}" for i in range(len(columns))]
     if len(names) != len(columns):
         return Table(misfit=f"{len(columns)} columns instead of {len(names)}")
-    return Table(dict(zip(names, columns, strict=True)))
+    return Table(_Named(names, columns))
 
 
 def _of_frame(data: Any) -> Table:
     import narwhals as nw
 
+    if type(data).__name__ == "RecordBatch" and type(data).__module__.startswith("pyarrow"):
+        from pyarrow import Table as Arrow
+
+        data = Arrow.from_batches([data])
     frame = nw.from_native(data)
     if isinstance(frame, nw.LazyFrame):
         frame = frame.collect()
@@ -150,9 +234,9 @@ def _of_series(series: Any, *, by_row: bool) -> Column:
         series, dtype = series.cast(nw.Float64), nw.Float64()
     if dtype.is_numeric():
         return np.asarray(series.to_numpy())
-    if dtype in {nw.Datetime, nw.Date, nw.Duration}:
+    if dtype in (nw.Datetime, nw.Date, nw.Duration):
         return _times(series)
-    if not by_row and dtype in {nw.String, nw.Categorical, nw.Enum, nw.Boolean}:
+    if not by_row and dtype in (nw.String, nw.Categorical, nw.Enum, nw.Boolean):
         return _counted(series)
     return cast("list[Any]", series.to_list())
 

@@ -5,17 +5,41 @@ A :class:`Schema` says what every row must look like.  Learn it from the trainin
 (``to_dict``); or write it down as ``Schema({"age": Field(int, minimum=0)})``.
 ``schema.validate(row)`` returns the row itself when it is fine and raises
 :class:`~prodml.errors.InvalidFeatures` with *every* :class:`Violation` when it is not;
-policies (``on={"range": "clip", "missing": "impute"}``) repair instead, and count.
-``schema.validate_batch(frame)`` sets bad rows aside as ``quarantined``.
+policies (``on={"range": "clip", "missing": "impute"}``) repair instead, and count; a
+:class:`Rule` holds between fields.  ``schema.validate_batch(frame)`` sets bad rows aside as
+``quarantined``, ``schema.stats()`` counts, and an :class:`AnomalyDetector` ranks rows that are
+valid and still odd.
 An :class:`AnswerCheck` looks at the other end: a model that answers NaN has failed.
 
 None and NaN are missing values; ``0``, ``""`` and ``False`` are values.
 """
 
+from prodml.validation.anomaly import AnomalyDetector, BatchAnomaly, RowAnomaly
 from prodml.validation.answer import AnswerCheck
-from prodml.validation.batch import BatchValidation
+from prodml.validation.difference import SchemaDiff
 from prodml.validation.field import Field
-from prodml.validation.schema import Schema, SchemaStats
+from prodml.validation.not_expressed import NotExpressed
+from prodml.validation.outcome import BatchValidation
+from prodml.validation.quarantine import HeldRow, Quarantine
+from prodml.validation.rule import Rule
+from prodml.validation.schema import Schema
+from prodml.validation.stats import SchemaStats, ShareChange
 from prodml.validation.violation import Violation
 
-__all__ = ["AnswerCheck", "BatchValidation", "Field", "Schema", "SchemaStats", "Violation"]
+__all__ = [
+    "AnomalyDetector",
+    "AnswerCheck",
+    "BatchAnomaly",
+    "BatchValidation",
+    "Field",
+    "HeldRow",
+    "NotExpressed",
+    "Quarantine",
+    "RowAnomaly",
+    "Rule",
+    "Schema",
+    "SchemaDiff",
+    "SchemaStats",
+    "ShareChange",
+    "Violation",
+]

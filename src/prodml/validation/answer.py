@@ -4,11 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from sys import float_info
+from types import NoneType
 from typing import Any, cast
 
 from prodml.errors import BadConfiguration, RejectedAnswer
 from prodml.types import is_missing
-from prodml.validation.field import kind_of_type, plain_number
+from prodml.validation.kinds import kind_of_type, plain_number
 
 __all__ = ["AnswerCheck"]
 
@@ -64,8 +65,11 @@ class AnswerCheck:
     def __post_init__(self) -> None:
         for name in ("minimum", "maximum"):
             bound = getattr(self, name)
-            if bound is not None and not isfinite(bound):
+            number = kind_of_type(type(bound)) in _NUMBERS
+            if bound is not None and not (number and isfinite(bound)):
                 raise BadConfiguration(f"{name} must be finite or None, not {bound!r}")
+        if not isinstance(cast("Any", self.shape), (list, tuple, NoneType)):
+            raise BadConfiguration(f"shape must be a sequence of lengths, not {self.shape!r}")
         if any(length is not None and length < 0 for length in self.shape or ()):
             raise BadConfiguration(f"shape must hold lengths >= 0 or None, not {self.shape!r}")
         edge = float_info.max if self.finite else inf
@@ -140,7 +144,7 @@ class AnswerCheck:
     def _scalar_reason(self, value: Any) -> str | None:
         if is_missing(value):
             return f"{value!r} is not a value"
-        if self.allowed is not None and value not in self.allowed:
+        if self.allowed is not None and not _among(value, self.allowed):
             return f"{value!r} is not allowed"
         if kind_of_type(type(value)) not in _NUMBERS:
             ranged = self.minimum is not None or self.maximum is not None
@@ -155,6 +159,14 @@ class AnswerCheck:
         if self.maximum is not None and value > self.maximum:
             return f"{value!r} is above {self.maximum}"
         return None
+
+
+def _among(value: Any, allowed: Collection[Any]) -> bool:
+    try:
+        return value in allowed
+    except TypeError:
+        # What cannot be hashed is no member of a set.
+        return False
 
 
 def _array_of(value: Any) -> Any:

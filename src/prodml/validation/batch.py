@@ -1,65 +1,27 @@
 """Many rows against the same fields, a column at a time."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from datetime import date
+from math import ceil, floor, inf, nextafter
+from sys import float_info
 from typing import Any, TypeAlias, cast
 
 from prodml.types import MISS
-from prodml.validation.columns import Column, Mask, Table
-from prodml.validation.field import Action, Field, Rule, breach, kind_of_type
+from prodml.validation.columns import Column, Mask, Table, Texts
+from prodml.validation.expression import EXACT
+from prodml.validation.field import Action, Field, RuleName, breach
+from prodml.validation.kinds import kind_of_type
+from prodml.validation.policy import REFUSALS
 
-__all__ = ["BatchValidation", "Found", "column_breaches", "judge"]
+__all__ = ["Found", "amend", "column_breaches", "judge"]
 
-Found: TypeAlias = Mapping[tuple[str, Rule], Mask]
-ActionFor: TypeAlias = Callable[[str, Rule], Action]
+Found: TypeAlias = dict[tuple[str, RuleName], Mask]
+ActionFor: TypeAlias = Callable[[str, RuleName], Action]
 
 _NUMERIC = "fiub"
 
 
-@dataclass(slots=True, kw_only=True)
-class BatchValidation:
-    """How a batch fared.
-
-    Parameters
-    ----------
-    valid
-        Boolean array of shape (n_rows,): the row was accepted, perhaps amended.
-    valid_rows
-        The accepted rows, amended where a policy says so, in the container that came in.
-    quarantined
-        The rejected rows as they came, likewise.
-    violations
-        Count by field and rule, whatever the action was: ``violations["age"]["range"]``.
-    where
-        Row numbers by ``(field, rule)``, ascending.
-
-    Examples
-    --------
-    >>> from prodml.validation import Field, Schema
-    >>> batch = Schema({"age": Field(int, minimum=0)}).validate_batch({"age": [3, -1]})
-    >>> batch.ok, batch.quarantined, batch.violations
-    (False, {'age': [-1]}, {'age': {'range': 1}})
-    """
-
-    valid: Mask
-    valid_rows: Any
-    quarantined: Any
-    where: Mapping[tuple[str, str], Sequence[int]] = field(repr=False)
-    violations: Mapping[str, Mapping[str, int]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        counts: dict[str, dict[str, int]] = {}
-        for (name, rule), rows in self.where.items():
-            counts.setdefault(name, {})[rule] = len(rows)
-        self.violations = counts
-
-    @property
-    def ok(self) -> bool:
-        """Whether every row was accepted."""
-        return bool(self.valid.all())
-
-
-def judge(table: Table, fields: Mapping[str, Field], extra: str) -> dict[tuple[str, Rule], Mask]:
+def judge(table: Table, fields: Mapping[str, Field], extra: str) -> Found:
     """Rows that break each rule of each field; only those with at least one.
 
     Examples
@@ -70,11 +32,15 @@ def judge(table: Table, fields: Mapping[str, Field], extra: str) -> dict[tuple[s
     """
     import numpy as np
 
-    found: dict[tuple[str, Rule], Mask] = {}
+    found: Found = {}
     present = frozenset(table.names)
     for name, wanted in fields.items():
         if name in present:
-            masks = column_breaches(wanted, *table.column(name))
+            texts = table.texts(name)
+            if texts is None:
+                masks = column_breaches(wanted, *table.column(name))
+            else:
+                masks = _text_breaches(wanted, texts)
             found.update({(name, rule): mask for rule, mask in masks.items() if mask.any()})
         elif wanted.required and table.n_rows:
             found[name, "missing"] = np.ones(table.n_rows, dtype=bool)
@@ -85,7 +51,16 @@ def judge(table: Table, fields: Mapping[str, Field], extra: str) -> dict[tuple[s
     return found
 
 
-def column_breaches(wanted: Field, values: Column, kind: Any = None) -> dict[Rule, Mask]:
+def _text_breaches(wanted: Field, texts: Texts) -> dict[RuleName, Mask]:
+    bad: dict[RuleName, list[Any]] = {}
+    for level in texts.levels:
+        rule = breach(wanted, level)
+        if rule is not None:
+            bad.setdefault(rule, []).append(level)
+    return {rule: texts.rows(levels) for rule, levels in bad.items()}
+
+
+def column_breaches(wanted: Field, values: Column, kind: Any = None) -> dict[RuleName, Mask]:
     """Mask of the rows that break each rule of ``wanted``.
 
     Examples
@@ -98,22 +73,24 @@ def column_breaches(wanted: Field, values: Column, kind: Any = None) -> dict[Rul
     if not isinstance(values, list):
         if values.dtype.kind in _NUMERIC and wanted.categories is None:
             return _numeric_breaches(wanted, values, kind)
+        if values.dtype.kind == "M" and wanted.categories is None:
+            return _moment_breaches(wanted, values)
         # Nanoseconds would become plain ints as a list.
-        stamps = values.dtype.kind == "M"
+        stamps = values.dtype.kind in "mM"
         values = list(values) if stamps else cast("list[Any]", values.tolist())
     rules = _listed_breaches(wanted, values)
-    masks: dict[Rule, Mask] = {}
+    masks: dict[RuleName, Mask] = {}
     for rule in frozenset(rules):
         if rule is not None:
             masks[rule] = np.array([found == rule for found in rules], dtype=np.bool_)
     return masks
 
 
-def _listed_breaches(wanted: Field, values: list[Any]) -> list[Rule | None]:
+def _listed_breaches(wanted: Field, values: list[Any]) -> list[RuleName | None]:
     classes = frozenset(map(type, values))
     # One look a distinct text: equal texts fare alike, which numbers of two types may not.
     if classes <= {str, type(None)}:
-        verdict: dict[Any, Rule | None] = {
+        verdict: dict[Any, RuleName | None] = {
             value: breach(wanted, value) for value in frozenset(values)
         }
         if not any(verdict.values()):
@@ -122,7 +99,7 @@ def _listed_breaches(wanted: Field, values: list[Any]) -> list[Rule | None]:
     return [breach(wanted, value) for value in values]
 
 
-def _numeric_breaches(wanted: Field, values: Any, kind: Any) -> dict[Rule, Mask]:
+def _numeric_breaches(wanted: Field, values: Any, kind: Any) -> dict[RuleName, Mask]:
     import numpy as np
 
     nothing = np.zeros(len(values), dtype=bool)
@@ -131,34 +108,93 @@ def _numeric_breaches(wanted: Field, values: Any, kind: Any) -> dict[Rule, Mask]
     if floating and values.dtype.itemsize < 8:
         # A narrow float would round the bounds to its own width, infinity included.
         values = values.astype(np.float64)
+    if _all_fine(wanted, values, found):
+        return {}
     null = np.isnan(values) if floating else nothing
     infinite = np.isinf(values) if floating else nothing
-    masks: dict[Rule, Mask] = {}
-    if not wanted.nullable:
-        masks["missing"] = null
+    masks: dict[RuleName, Mask] = {} if wanted.nullable else {"missing": null}
     if wanted.kind == "any":
         return masks
-    wrong = nothing
-    if wanted.kind == "int" and floating:
-        wrong = ~null & (infinite | (values != np.trunc(values)))
-    elif wanted.kind != found and not (wanted.kind == "float" and found == "int"):
-        wrong = ~null
-    masks["type"] = wrong
+    wrong = masks["type"] = _wrong(wanted, values, found, ~null)
     if wanted.kind == "float":
         masks["finite"] = infinite & ~wrong
     masks["range"] = _outside(wanted, values) & ~wrong & ~infinite
     return masks
 
 
+def _wrong(wanted: Field, values: Any, found: str, known: Any) -> Any:
+    import numpy as np
+
+    if wanted.kind == "int" and values.dtype.kind == "f":
+        return known & (np.isinf(values) | (values != np.trunc(values)))
+    return known & (found not in {wanted.kind, "int" if wanted.kind == "float" else ""})
+
+
+def _all_fine(wanted: Field, values: Any, found: str) -> bool:
+    """Whether the extremes alone show that every number is welcome."""
+    if found not in {"int", wanted.kind} or wanted.kind not in {"float", "int"} or not len(values):
+        return False
+    low, high = _bounds(wanted, values)
+    low = -float_info.max if low is None and found == "float" else low
+    high = float_info.max if high is None and found == "float" else high
+    # NaN comes through as an extreme, and fails both comparisons.
+    above = low is None or bool(values.min() >= low)
+    return above and (high is None or bool(values.max() <= high))
+
+
+def _moment_breaches(wanted: Field, values: Any) -> dict[RuleName, Mask]:
+    import numpy as np
+
+    null = np.isnat(values)
+    masks: dict[RuleName, Mask] = {} if wanted.nullable else {"missing": null}
+    bounds = (wanted.minimum, wanted.maximum)
+    zoned = any(getattr(bound, "tzinfo", None) is not None for bound in bounds)
+    if wanted.kind not in {"any", "date", "datetime"} or zoned:
+        return {**masks, "type": ~null}
+    moments = values.astype("datetime64[us]")
+    outside = np.zeros(len(values), dtype=np.bool_)
+    if wanted.minimum is not None:
+        outside |= moments < _stamp(wanted.minimum)
+    if wanted.maximum is not None:
+        outside |= moments > _stamp(wanted.maximum)
+    return {**masks, "range": outside & ~null}
+
+
+def _stamp(bound: date) -> Any:
+    import numpy as np
+
+    return np.datetime64(bound, "us")
+
+
 def _outside(wanted: Field, values: Any) -> Mask:
     import numpy as np
 
     outside = np.zeros(len(values), dtype=np.bool_)
-    if wanted.minimum is not None:
-        outside |= values < wanted.minimum
-    if wanted.maximum is not None:
-        outside |= values > wanted.maximum
+    low, high = _bounds(wanted, values)
+    if low is not None:
+        outside |= values < low
+    if high is not None:
+        outside |= values > high
     return outside
+
+
+def _bounds(wanted: Field, values: Any) -> tuple[Any, Any]:
+    """Bounds of the column's own sort: an array would round whole numbers to floats, or back."""
+    low, high = wanted.minimum, wanted.maximum
+    if values.dtype.kind in "iu":
+        return (None if low is None else ceil(low), None if high is None else floor(high))
+    return _float_beside(low, inf), _float_beside(high, -inf)
+
+
+def _float_beside(bound: Any, way: float) -> Any:
+    """The float nearest to ``bound``, from ``bound`` on in the direction ``way``."""
+    if not isinstance(bound, int) or abs(bound) <= EXACT:
+        return bound
+    if abs(bound) > float_info.max:
+        return inf if bound > 0 else -inf
+    wide = float(bound)
+    short = wide < bound if way > 0 else wide > bound
+    return nextafter(wide, way) if short else wide
 
 
 def amend(
@@ -181,7 +217,7 @@ def amend(
     dropped: list[str] = []
     for (name, rule), mask in found.items():
         act = action(name, rule)
-        if act == "reject":
+        if act in REFUSALS:
             valid &= ~mask
         elif act == "drop":
             dropped.append(name)
@@ -197,14 +233,37 @@ def _amended(wanted: Field, values: Column, mask: Mask, act: Action) -> Column:
     def put(value: Any) -> Any:
         return wanted.clip(value) if act == "clip" else wanted.default
 
+    if not isinstance(values, list) and values.dtype.kind == "M":
+        stamps = _stamped(values, mask, [put(value) for value in values[mask]])
+        if stamps is not None:
+            return stamps
     if isinstance(values, list) or values.dtype.kind not in _NUMERIC:
         pairs = zip(values, mask, strict=True)
         return [put(value) if hit else value for value, hit in pairs]
     import numpy as np
 
     fresh = [put(value) for value in values[mask].tolist()]
+    added = np.asarray(fresh).dtype
+    if added.kind not in _NUMERIC:
+        # A text among numbers must not make texts of the numbers.
+        listed = cast("list[Any]", values.astype(object).tolist())
+        for index, value in zip(mask.nonzero()[0].tolist(), fresh, strict=True):
+            listed[index] = value
+        return listed
     # A bound or default of another type (0.5 into ints) must widen the column, not be cut.
-    dtype = np.result_type(values.dtype, np.asarray(fresh).dtype)
-    copy = values.astype(dtype)
+    copy = values.astype(np.result_type(values.dtype, added))
     copy[mask] = fresh
     return copy
+
+
+def _stamped(values: Any, mask: Mask, fresh: list[Any]) -> "Column | None":
+    """``values`` with ``fresh`` where ``mask`` is true, if an array of moments can hold them."""
+    import numpy as np
+
+    if any(not isinstance(each, date) or getattr(each, "tzinfo", None) for each in fresh):
+        return None
+    stamps = np.array(fresh, dtype="datetime64[us]")
+    copy = values.astype(np.result_type(values.dtype, stamps.dtype))
+    copy[mask] = stamps
+    # Nanoseconds reach from 1677 to 2262 only.
+    return copy if (copy[mask].astype(stamps.dtype) == stamps).all() else None

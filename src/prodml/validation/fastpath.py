@@ -1,145 +1,225 @@
-"""The accepting path of a schema: good rows pass without a line of Python a field.
+"""Straight-line checks of one row, made for the fields of a schema.
 
-A schema sees many good rows and few bad ones, and good rows look alike: their values have
-the same types in the same places.  The first row of a new pattern of types is judged field
-by field; from its types follows a *plan*, the comparisons that are left to make for such
-rows, and loops written in C make them.  A row that a plan does not accept is judged field
-by field again.  It may refuse a good row; it must never accept a bad one.
+Two functions are written and compiled for a schema when its first row comes: ``accepts``
+says that a row surely is fine, ``find`` lists every breach.  Both make only the comparisons
+that the settings leave open, one after the other, without a loop or a look at a setting.
+The text that is compiled holds numbers of fields and nothing else: names, bounds, levels
+and patterns enter as arguments, so that no text of a user ever becomes code.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import contains, ge, itemgetter, le
+from collections.abc import Callable, Mapping
 from sys import float_info
-from typing import Any, TypeAlias
+from types import CodeType, FunctionType
+from typing import Any, TypeAlias, cast
 
-from prodml.types import MISS, Features, Miss
-from prodml.validation.field import Field, kind_of_type
+from prodml.types import MISS
+from prodml.validation.field import Field, RuleName, breach
 
-__all__ = ["FastPath"]
+__all__ = ["Accepts", "Breach", "Find", "make_accepts", "make_find"]
 
-_MAX_PLANS = 256
+Breach: TypeAlias = tuple[str, RuleName, Any]
+"""Field, rule, value."""
+Accepts: TypeAlias = Callable[[Any], bool]
+Find: TypeAlias = Callable[[Any], "list[Breach]"]
+
 _STEADY = frozenset({bool, bytes, dict, int, list, set, str, tuple})
-_Values: TypeAlias = tuple[Any, ...]
-_Getter: TypeAlias = Callable[[Any], _Values]
+_PLAIN: Mapping[str, type] = {"int": int, "bool": bool, "bytes": bytes, "str": str}
 
 
-class _Plan:
-    """Comparisons that rows of one pattern of types still need."""
-
-    __slots__: tuple[str, ...] = ("_highs", "_levels", "_listed", "_lows", "_ranged", "present")
-
-    def __init__(
-        self,
-        ranged: Mapping[int, tuple[float, float]],
-        listed: Mapping[int, frozenset[Any]],
-        present: int,
-    ) -> None:
-        self.present: int = present
-        self._ranged: _Getter = _getter(tuple(ranged))
-        self._lows: _Values = tuple(low for low, _ in ranged.values())
-        self._highs: _Values = tuple(high for _, high in ranged.values())
-        self._listed: _Getter = _getter(tuple(listed))
-        self._levels: _Values = tuple(listed.values())
-
-    def accepts(self, values: _Values) -> bool:
-        numbers = self._ranged(values)
-        # NaN fails both comparisons.
-        return (
-            all(map(le, self._lows, numbers))
-            and all(map(ge, self._highs, numbers))
-            and all(map(contains, self._levels, self._listed(values)))
-        )
-
-
-class FastPath:
-    """Tells at once that a row surely is acceptable as it stands.
+def make_accepts(fields: Mapping[str, Field], *, closed: bool) -> Accepts:
+    """Function that says whether a row surely is fine; it may refuse a good row, never accept
+    a bad one.
 
     Examples
     --------
-    >>> path = FastPath({"age": Field(int, minimum=0)}, "allow")
-    >>> path({"age": 3})
-    False
-    >>> path.learn({"age": 3})
-    >>> path({"age": 4}), path({"age": -4}), path({"age": "4"}), path({})
-    (True, False, False, False)
+    >>> accepts = make_accepts({"age": Field(int, minimum=0)}, closed=False)
+    >>> accepts({"age": 4}), accepts({"age": "4"}), accepts({})
+    (True, False, False)
     """
-
-    __slots__: tuple[str, ...] = ("_closed", "_fields", "_get", "_names", "_optional", "_plans")
-
-    def __init__(self, fields: Mapping[str, Field], extra: str) -> None:
-        self._fields: tuple[Field, ...] = tuple(fields.values())
-        self._names: tuple[str, ...] = tuple(fields)
-        self._get: _Getter = _getter(self._names)
-        self._optional: bool = not all(field.required for field in self._fields)
-        self._closed: bool = extra != "allow"
-        self._plans: dict[tuple[type, ...], _Plan | None] = {}
-
-    def __call__(self, row: Any) -> bool:
-        """Whether ``row`` is a plain dict that fits a plan."""
-        # A ``defaultdict`` would make up the fields it lacks.
-        if type(row) is not dict:
-            return False
-        try:
-            values = self._get(row)
-        except KeyError:
-            if not self._optional:
-                return False
-            values = self._with_gaps(row)
-        plan = self._plans.get(tuple(map(type, values)))
-        if plan is None or (self._closed and len(row) != plan.present):
-            return False
-        return plan.accepts(values)
-
-    def _with_gaps(self, row: Features) -> _Values:
-        return tuple([row.get(name, MISS) for name in self._names])
-
-    def learn(self, row: Features) -> None:
-        """Make a plan for rows whose values have the types of ``row``, which is acceptable."""
-        types = tuple(map(type, self._with_gaps(row)))
-        if types not in self._plans and len(self._plans) < _MAX_PLANS:
-            self._plans[types] = _plan(self._fields, types)
+    return cast("Accepts", _made(_accepting(fields, closed)))
 
 
-def _plan(fields: Sequence[Field], types: Sequence[type]) -> _Plan | None:
-    """Comparisons that the types leave open; None if the types settle too little."""
-    ranged: dict[int, tuple[float, float]] = {}
-    listed: dict[int, frozenset[Any]] = {}
-    for index, (field, cls) in enumerate(zip(fields, types, strict=True)):
-        if cls is Miss or (cls is type(None) and field.nullable):
-            continue
-        if not _settled(field, cls):
-            return None
-        if kind_of_type(cls) in {"float", "int"} and _ranged(field, cls):
-            low = -float_info.max if field.minimum is None else field.minimum
-            high = float_info.max if field.maximum is None else field.maximum
-            ranged[index] = (low, high)
-        if field.categories is not None:
-            listed[index] = frozenset(field.categories)
-    return _Plan(ranged, listed, present=sum(cls is not Miss for cls in types))
+def make_find(fields: Mapping[str, Field]) -> Find:
+    """Function that lists the breaches of a plain dict in the order of ``fields``.
+
+    Examples
+    --------
+    >>> make_find({"age": Field(int)})({"age": "4"})
+    [('age', 'type', '4')]
+    """
+    quick = cast("Callable[[Any], list[Breach] | None]", _made(_finding(fields)))
+    listed = tuple(fields.items())
+
+    def find(row: Any) -> list[Breach]:
+        found = quick(row)
+        if found is not None:
+            return found
+        told: list[Breach] = []
+        for name, wanted in listed:
+            value = row.get(name, MISS)
+            rule = breach(wanted, value)
+            if rule is not None:
+                told.append((name, rule, value))
+        return told
+
+    return find
 
 
-def _settled(field: Field, cls: type) -> bool:
-    kind = kind_of_type(cls)
-    if kind == "datetime" and cls.__name__ in {"NaTType", "datetime64"}:
-        return False
-    # A narrow float of numpy would round the bounds to its own width, infinity included.
-    if kind == "float" and not issubclass(cls, float):
-        return False
-    if field.kind == "any":
-        return cls in _STEADY and field.categories is None
-    return field.kind == kind or (field.kind == "float" and kind == "int")
+_Written: TypeAlias = tuple[list[str], dict[str, Any]]
+"""Lines of a function, and what their names stand for."""
 
 
-def _ranged(field: Field, cls: type) -> bool:
-    # Floats may be NaN or infinite; ints need a look only if there are bounds.
-    bounded = field.minimum is not None or field.maximum is not None
-    return bounded or (field.kind == "float" and kind_of_type(cls) == "float")
+def _accepting(fields: Mapping[str, Field], closed: bool) -> _Written:
+    names: dict[str, Any] = {"type": type, "dict": dict, "MISS": MISS}
+    strict = all(wanted.required for wanted in fields.values())
+    lines = ["if type(row) is not dict: return False"]
+    if closed and strict:
+        names["width"] = len(fields)
+        lines.append("if len(row) != width: return False")
+    elif closed:
+        names["known"] = fields.keys()
+        lines.append("if not row.keys() <= known: return False")
+    lines.append("try:")
+    for i, (name, wanted) in enumerate(fields.items()):
+        doubt = _doubt(wanted, i, names)
+        names[f"k{i}"] = name
+        value = f"row[k{i}]" if wanted.required else f"row.get(k{i}, MISS)"
+        if doubt == f"v not in s{i}":
+            # Looked at once, it needs no name.
+            lines.append(f"    if {value} not in s{i}: return False")
+        else:
+            lines += [f"    v = {value}", f"    if {doubt}: return False"]
+    lines += ["    return True", "except (KeyError, TypeError, ValueError):", "    return False"]
+    return lines, names
 
 
-def _getter(keys: Sequence[Any]) -> _Getter:
-    if len(keys) > 1:
-        return itemgetter(*keys)
-    if keys:
-        key = keys[0]
-        return lambda values: (values[key],)
-    return lambda _: ()
+def _finding(fields: Mapping[str, Field]) -> _Written:
+    """All fields present and easy to compare, or ``None``."""
+    names: dict[str, Any] = {"type": type, "MISS": MISS, "breach": breach}
+    lines = ["found = []", "try:"]
+    for i, (name, wanted) in enumerate(fields.items()):
+        doubt = _doubt(wanted, i, names)
+        names |= {f"k{i}": name, f"f{i}": wanted}
+        rule = _sure(wanted, names)
+        lines += [
+            f"    v = row[k{i}]" if wanted.required else f"    v = row.get(k{i}, MISS)",
+            f"    if {doubt}:",
+            f"        rule = {rule}breach(f{i}, v)",
+            f"        if rule is not None: found.append((k{i}, rule, v))",
+        ]
+    lines += ["    return found", "except (KeyError, TypeError, ValueError):", "    return None"]
+    return lines, names
+
+
+def _sure(wanted: Field, names: dict[str, Any]) -> str:
+    """The rule that a doubt about a value of the plain type can only mean."""
+    kind = cast("str", wanted.kind)
+    if kind == "float" and wanted.categories is None:
+        names |= {"least": -float_info.max, "most": float_info.max, "float": float}
+        return "'range' if type(v) is float and least <= v <= most else "
+    if kind == "int" and wanted.categories is None:
+        return "'range' if type(v) is int else "
+    if kind == "str" and wanted.categories is not None and not _further(wanted):
+        names["str"] = str
+        return "'category' if type(v) is str else "
+    return ""
+
+
+def _further(wanted: Field) -> bool:
+    settings = (wanted.min_length, wanted.max_length, wanted.pattern)
+    return settings != (None, None, None)
+
+
+def _doubt(wanted: Field, i: int, names: dict[str, Any]) -> str:
+    """Condition under which ``v`` needs the judgement of ``breach``."""
+    kind = cast("str", wanted.kind)
+    doubts = _DOUBTS.get(kind, _plain_doubts)(wanted, i, names)
+    if wanted.categories is not None:
+        names[f"s{i}"] = frozenset(wanted.categories)
+        # Texts are known by what they equal: nothing else equals a text.
+        texts = kind == "str" and all(type(level) is str for level in wanted.categories)
+        doubts = [*doubts[texts:], f"v not in s{i}"]
+    text = " or ".join(doubts)
+    if wanted.nullable:
+        text = f"v is not None and ({text})"
+    return text if wanted.required else f"v is not MISS and ({text})"
+
+
+def _plain_doubts(wanted: Field, i: int, names: dict[str, Any]) -> list[str]:
+    kind = cast("str", wanted.kind)
+    if kind == "any":
+        names["steady"] = _STEADY
+        return ["type(v) not in steady"]
+    names[kind] = _PLAIN[kind]
+    doubts = [f"type(v) is not {kind}"]
+    bounds = ("minimum", "maximum") if kind == "int" else ("min_length", "max_length")
+    value = "v" if kind == "int" else "len(v)"
+    doubts += _bounds(wanted, bounds, value, i, names)
+    if wanted.matcher is not None:
+        names[f"m{i}"] = wanted.matcher.fullmatch
+        doubts.append(f"m{i}(v) is None")
+    return doubts
+
+
+def _bounds(
+    wanted: Field, settings: tuple[str, str], value: str, i: int, names: dict[str, Any]
+) -> list[str]:
+    doubts: list[str] = []
+    for sign, setting in zip("<>", settings, strict=True):
+        bound = getattr(wanted, setting)
+        if bound is not None:
+            letter = "a" if sign == "<" else "b"
+            names[f"{letter}{i}"] = bound
+            doubts.append(f"{value} {sign} {letter}{i}")
+    return doubts
+
+
+def _float_doubts(wanted: Field, i: int, names: dict[str, Any]) -> list[str]:
+    names |= {"float": float, "int": int}
+    # Two floats compare fastest; a bound above all floats is none.
+    names[f"a{i}"] = _edge(wanted.minimum, -1)
+    names[f"b{i}"] = _edge(wanted.maximum, 1)
+    kind = "type(v) is not float and type(v) is not int"
+    # NaN is not at most anything.
+    outside = f"v < a{i} or not v <= b{i}"
+    return [kind, f"v == v and ({outside})" if wanted.nullable else outside]
+
+
+def _edge(bound: float | None, sign: int) -> float:
+    if bound is None:
+        return sign * float_info.max
+    if abs(bound) > float_info.max:
+        return bound
+    wide = float(bound)
+    return wide if wide == bound else bound
+
+
+def _moment_doubts(wanted: Field, i: int, names: dict[str, Any]) -> list[str]:
+    from datetime import date, datetime
+
+    kind = cast("str", wanted.kind)
+    names[kind] = date if kind == "date" else datetime
+    # A bound with a time zone refuses to be compared with a moment that has none.
+    return [f"type(v) is not {kind}", *_bounds(wanted, ("minimum", "maximum"), "v", i, names)]
+
+
+_DOUBTS: Mapping[str, Callable[[Field, int, dict[str, Any]], list[str]]] = {
+    "float": _float_doubts,
+    "date": _moment_doubts,
+    "datetime": _moment_doubts,
+}
+
+
+def _made(written: _Written) -> FunctionType:
+    lines, names = written
+    # Defaults are local variables: the fastest names that Python has.
+    head = f"def check(row, {', '.join(names)}):"
+    code = compile("\n    ".join([head, *lines]), "<schema>", "exec")
+    inner = next(part for part in code.co_consts if isinstance(part, CodeType))
+    return FunctionType(inner, {"__builtins__": _BUILTINS}, None, tuple(names.values()))
+
+
+_BUILTINS: Mapping[str, Any] = {
+    "len": len,
+    **{error.__name__: error for error in (KeyError, TypeError, ValueError)},
+}

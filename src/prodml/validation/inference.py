@@ -11,7 +11,8 @@ from typing import Any, cast
 from prodml.errors import BadConfiguration
 from prodml.types import MISS, is_missing
 from prodml.validation.columns import Column, rows_of, table_of, transposed
-from prodml.validation.field import Field, Kind, kind_of_type
+from prodml.validation.field import Field
+from prodml.validation.kinds import Kind, kind_of_type
 
 __all__ = ["Inference"]
 

@@ -1,55 +1,32 @@
 """What every row must look like, learnt or written down."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
-from typing import Any, Literal, Self, TypeAlias, cast, get_args
+from types import MappingProxyType
+from typing import Any, Self, cast, get_args
 
 from prodml.errors import BadConfiguration, InvalidFeatures
-from prodml.types import MISS, Features
-from prodml.validation.batch import BatchValidation, amend, judge
-from prodml.validation.columns import Array, Mask, rows_of, table_of
-from prodml.validation.fastpath import FastPath
-from prodml.validation.field import ACTIONS, RULES, Action, Field, Rule, breach
+from prodml.types import Features
+from prodml.validation.columns import Array, rows_of, table_of
+from prodml.validation.difference import SchemaDiff
+from prodml.validation.fastpath import Accepts
+from prodml.validation.field import ACTIONS, ON_RULES, Action, Field, RuleName
 from prodml.validation.inference import Inference
+from prodml.validation.judgement import judge_rows, judge_table
+from prodml.validation.outcome import BatchValidation
+from prodml.validation.policy import REFUSALS, Extra, Policy
+from prodml.validation.quarantine import HeldRow, Quarantine
+from prodml.validation.rule import Rule
+from prodml.validation.stats import SchemaStats
+from prodml.validation.tally import Tally
 from prodml.validation.violation import Violation
+from prodml.validation.whole import keys_of, null_findings
 
-__all__ = ["Extra", "Schema", "SchemaStats"]
-
-Extra: TypeAlias = Literal["allow", "reject", "drop"]
-Breach: TypeAlias = tuple[str, Rule, Any]
-"""Field, rule, value."""
+__all__ = ["Extra", "Schema"]
 
 _FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchemaStats:
-    """What a schema has seen since it was made.
-
-    Parameters
-    ----------
-    rows, rejected, amended
-        Rows looked at, refused, and accepted after a change.
-    breaches
-        Count by ``(field, rule, action)``; unknown fields are counted together as ``"*"``.
-
-    Examples
-    --------
-    >>> SchemaStats(rows=3, rejected=1, amended=0, breaches={}).accepted
-    2
-    """
-
-    rows: int
-    rejected: int
-    amended: int
-    breaches: Mapping[tuple[str, str, str], int]
-
-    @property
-    def accepted(self) -> int:
-        """Rows that passed, amended ones included."""
-        return self.rows - self.rejected
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -59,28 +36,37 @@ class Schema:
     Parameters
     ----------
     fields
-        Field by feature name.
+        Field by feature name; read-only once the schema is made.
     extra
         Unknown fields: ``"allow"`` keeps them, ``"reject"`` refuses the row, ``"drop"``
         leaves them out of the accepted row.
     on
         Action by rule for every field that does not say otherwise itself: ``"reject"`` (the
-        default of all), ``"clip"``, ``"impute"``, ``"warn"``.  A field for which the action
-        is impossible (clip without bounds, impute without a default) rejects.
+        default of all), ``"quarantine"`` (reject, and keep the row in ``quarantine``),
+        ``"clip"``, ``"impute"``, ``"warn"``.  A field for which the action is impossible (clip
+        without bounds, impute without a default) rejects.
+    rules
+        What must hold between fields: :class:`Rule`, or the text of one.
+    unique
+        Keys of several fields that may occur once only in a batch: ``[("user", "day")]``.
+    null_alpha
+        Chance of a false finding of ``max_null_share``, a field and batch, 0..1.
+    quarantine
+        Where rows refused by ``"quarantine"`` are kept; the newest 1,000 by default.
     name
         Shown in reports.
 
     Raises
     ------
     BadConfiguration
-        An unknown rule, action or ``extra``, a name that is not text, a value that is no Field.
+        An unknown rule, action or ``extra``, a name that is not text, a value that is no Field,
+        two rules of one name, a rule or key over fields that the schema does not know.
 
     Notes
     -----
-    Safe for any number of threads.  A row that is fine returns itself, at the price of a few
-    loops in C: rows whose values have types seen before are not judged field by field.  The
-    count of accepted rows is kept without a lock: on interpreters without a global lock it
-    may miss a few.
+    Safe for any number of threads.  A row that is fine returns itself: its check is straight
+    code, written for this schema when the first row comes.  The count of accepted rows is kept
+    without a lock: on interpreters without a global lock it may miss a few.
 
     Examples
     --------
@@ -96,37 +82,83 @@ class Schema:
 
     fields: Mapping[str, Field] = field(kw_only=False)
     extra: Extra = "allow"
-    on: Mapping[Rule, Action] = field(default_factory=dict[Rule, Action])
+    on: Mapping[RuleName, Action] = field(default_factory=dict[RuleName, Action])
+    rules: Sequence[Rule | str] = ()
+    unique: Sequence[Sequence[str]] = ()
+    null_alpha: float = 0.001
+    quarantine: Quarantine = field(default_factory=Quarantine, repr=False)
     name: str = "schema"
-    _accepts: FastPath = field(init=False, repr=False)
+    _accepts: Accepts = field(init=False, repr=False)
+    _policy: Policy = field(init=False, repr=False)
+    _tally: Tally = field(default_factory=Tally, init=False, repr=False)
     _rows: int = field(default=0, init=False, repr=False)
-    _rejected: int = field(default=0, init=False, repr=False)
-    _amended: int = field(default=0, init=False, repr=False)
-    _breaches: dict[tuple[str, str, str], int] = field(init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.fields, self.on = dict(self.fields), dict(self.on)
+        for name in ("fields", "on"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise BadConfiguration(f"{name} must be a mapping, not {getattr(self, name)!r}")
+        # The checks are written once: a field changed later would count in some of them.
+        self.fields, self.on = MappingProxyType(dict(self.fields)), dict(self.on)
         for name, value in self.fields.items():
             if not (isinstance(cast("Any", name), str) and isinstance(cast("Any", value), Field)):
                 raise BadConfiguration(f"fields: {name!r} must be text and {value!r} a Field")
         if self.extra not in get_args(Extra):
             raise BadConfiguration(f"extra must be allow, reject or drop, not {self.extra!r}")
         for rule, action in self.on.items():
-            if rule not in RULES or action not in ACTIONS:
+            if rule not in ON_RULES or action not in ACTIONS:
                 raise BadConfiguration(
-                    f"on: {rule!r}: {action!r}; rules: {', '.join(RULES)}; "
+                    f"on: {rule!r}: {action!r}; rules: {', '.join(ON_RULES)}; "
                     f"actions: {', '.join(ACTIONS)}"
                 )
-        self._breaches = {}
+        if not isinstance(cast("Any", self.null_alpha), float) or not 0 < self.null_alpha < 1:
+            raise BadConfiguration(f"null_alpha is a chance, 0 to 1, not {self.null_alpha!r}")
+        self._refuse_rules()
         self._retuned()
 
+    def _refuse_rules(self) -> None:
+        if isinstance(self.rules, str):
+            raise BadConfiguration(f"rules must be a sequence of rules, not {self.rules!r}")
+        rules = [Rule(rule) if isinstance(rule, str) else rule for rule in self.rules]
+        if not all(isinstance(cast("Any", rule), Rule) for rule in rules):
+            raise BadConfiguration(f"rules must be rules or their texts, not {rules!r}")
+        self.rules = rules
+        if not all(isinstance(cast("Any", key), (list, tuple)) for key in self.unique):
+            raise BadConfiguration("unique holds keys of several names; one: Field(unique=True)")
+        self.unique = [tuple(key) for key in self.unique]
+        names = [rule.name for rule in rules]
+        if len(set(names)) < len(names) or not self.fields.keys().isdisjoint(names):
+            raise BadConfiguration(f"rules need names of their own, not {names}")
+        for rule in rules:
+            self._refuse_strangers(f"rule {rule.name!r}", rule.fields)
+        for key in self.unique:
+            self._refuse_strangers("unique", key)
+
+    def _refuse_strangers(self, what: str, names: Sequence[str]) -> None:
+        strangers = [name for name in names if name not in self.fields]
+        if strangers:
+            raise BadConfiguration(f"{what}: no field {', '.join(map(repr, strangers))}")
+
     def _retuned(self) -> None:
-        self._accepts = FastPath(self.fields, self.extra)
+        rules = cast("Sequence[Rule]", self.rules)
+        self._policy = Policy(self.fields, self.extra, self.on, rules)
+        self._accepts = self._first_accepts
+
+    def _first_accepts(self, row: Any) -> bool:
+        self._accepts = self._policy.accepts()
+        return self._accepts(row)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings: dict[str, Any] = {"extra": self.extra, "on": self.on, "name": self.name}
-        return partial(type(self), self.fields, **settings), ()
+        settings: dict[str, Any] = {
+            "extra": self.extra,
+            "on": self.on,
+            "rules": self.rules,
+            "unique": self.unique,
+            "null_alpha": self.null_alpha,
+            "quarantine": self.quarantine,
+            "name": self.name,
+        }
+        return partial(type(self), dict(self.fields), **settings), ()
 
     @classmethod
     def infer(
@@ -138,7 +170,7 @@ class Schema:
         max_levels: int = 100,
         max_unseen: float = 0.05,
         extra: Extra = "allow",
-        on: Mapping[Rule, Action] | None = None,
+        on: Mapping[RuleName, Action] | None = None,
         name: str = "schema",
     ) -> Self:
         """Learn a schema from ``reference``.
@@ -209,10 +241,15 @@ class Schema:
         if self._accepts(row):
             self._rows += 1
             return row
-        accepted, rejected = self._decide(row, self._breaches_of(row))
-        if rejected:
-            raise InvalidFeatures(rejected)
-        return accepted
+        verdict = self._policy.judge(row)
+        self._tally.add_row(verdict)
+        if not verdict.refused:
+            return verdict.row
+        violation = self._policy.violation
+        if verdict.held:
+            self.quarantine.add(HeldRow(row, tuple(map(violation, verdict.found))))
+        pairs = zip(verdict.found, verdict.actions, strict=True)
+        raise InvalidFeatures([violation(found) for found, do in pairs if do in REFUSALS])
 
     def check(self, row: Features, /) -> tuple[Violation, ...]:
         """Every violation, whatever its action; raises nothing, changes and counts nothing.
@@ -222,75 +259,7 @@ class Schema:
         >>> len(Schema({"age": Field(int)}).check({"age": "old"}))
         1
         """
-        if self._accepts(row):
-            return ()
-        return tuple(self._violation(*found) for found in self._breaches_of(row))
-
-    def _breaches_of(self, row: Any) -> tuple[Breach, ...]:
-        found = tuple(self._each_breach(row))
-        if not found and type(row) is dict:
-            self._accepts.learn(cast("Features", row))
-        return found
-
-    def _each_breach(self, row: Any) -> Iterator[Breach]:
-        if not (isinstance(row, Mapping) or (hasattr(row, "get") and hasattr(row, "keys"))):
-            yield "", "type", row
-            return
-        known = cast("Features", row)
-        for name, wanted in self.fields.items():
-            value = known.get(name, MISS)
-            rule = breach(wanted, value)
-            if rule is not None:
-                yield name, rule, value
-        if self.extra != "allow":
-            for name in known.keys():  # noqa: SIM118 - a pandas row iterates over its values
-                if name not in self.fields:
-                    yield name, "extra", known[name]
-
-    def _violation(self, name: str, rule: Rule, value: Any) -> Violation:
-        wanted = self.fields.get(name)
-        words = "no such field" if rule == "extra" else "a mapping of feature to value"
-        return Violation(name, rule, value, words if wanted is None else wanted.expected(rule))
-
-    def _action(self, name: str, rule: Rule) -> Action:
-        if rule == "extra":
-            return "drop" if self.extra == "drop" else "reject"
-        wanted = self.fields.get(name)
-        if wanted is None:
-            return "reject"
-        action = wanted.on.get(rule) or self.on.get(rule, "reject")
-        return action if wanted.can(rule, action) else "reject"
-
-    def _decide(self, row: Features, found: Sequence[Breach]) -> tuple[Features, list[Violation]]:
-        rejected: list[Violation] = []
-        changed: dict[str, Any] | None = None
-        actions: list[Action] = [self._action(name, rule) for name, rule, _ in found]
-        for (name, rule, value), action in zip(found, actions, strict=True):
-            if action == "reject":
-                rejected.append(self._violation(name, rule, value))
-            elif action != "warn":
-                changed = dict(row) if changed is None else changed
-                self._change(changed, name, value, action)
-        amended = changed is not None and not rejected
-        with self._lock:
-            self._rows += 1
-            self._rejected += bool(rejected)
-            self._amended += amended
-            for (name, rule, _), action in zip(found, actions, strict=True):
-                self._count(name, rule, action, 1)
-        return (row if changed is None else changed), rejected
-
-    def _change(self, row: dict[str, Any], name: str, value: Any, action: Action) -> None:
-        if action == "drop":
-            del row[name]
-        else:
-            wanted = self.fields[name]
-            row[name] = wanted.clip(value) if action == "clip" else wanted.default
-
-    def _count(self, name: str, rule: Rule, action: Action, times: int) -> None:
-        # Callers choose the names of unknown fields: counted by name they would fill memory.
-        key = ("*" if rule == "extra" else name, rule, action)
-        self._breaches[key] = self._breaches.get(key, 0) + times
+        return self._policy.violations(row)
 
     # -- many rows ----------------------------------------------------------------------
 
@@ -319,55 +288,44 @@ class Schema:
         >>> batch.valid.tolist(), batch.quarantined
         ([True, False], [{'age': None}])
         """
-        listed = rows_of(rows)
-        if listed is not None:
-            return self._validate_rows(listed)
-        table = table_of(rows, list(self.fields) if _is_array(rows) else None)
-        extra = "allow" if isinstance(table, Array) else self.extra
-        found = judge(table, self.fields, extra)
-        valid, accepted = amend(table, self.fields, found, self._action)
-        self._count_batch(found, valid)
-        return BatchValidation(
-            valid=valid,
-            valid_rows=accepted.take(valid),
-            quarantined=table.take(~valid),
-            where={key: mask.nonzero()[0].tolist() for key, mask in found.items()},
+        keys = keys_of(self.fields, self.unique)
+        source: Any = rows_of(rows)
+        if source is not None:
+            judged = judge_rows(self._policy, source, self._accepts, keys, self.quarantine)
+        else:
+            source = table_of(rows, list(self.fields) if _is_array(rows) else None)
+            extra = "allow" if isinstance(source, Array) else self.extra
+            judged = judge_table(
+                self._policy,
+                source,
+                fields=self.fields,
+                extra=extra,
+                keys=keys,
+                quarantine=self.quarantine,
+            )
+        n_rows = len(judged.valid)
+        findings = null_findings(self.fields, source, n_rows, self.null_alpha)
+        action = self._policy.action
+        for found in findings:
+            do = action(found.field, "null_share")
+            judged.counts.append((found.field, "null_share", do, 1))
+        self._tally.add(
+            judged.counts,
+            rows=n_rows,
+            rejected=n_rows - int(judged.valid.sum()),
+            amended=judged.amended,
+            quarantined=judged.held,
+            batches=1,
         )
-
-    def _validate_rows(self, rows: Sequence[Features]) -> BatchValidation:
-        import numpy as np
-
-        valid = np.ones(len(rows), dtype=bool)
-        accepted: list[Features] = []
-        where: dict[tuple[str, str], list[int]] = {}
-        for index, row in enumerate(rows):
-            if self._accepts(row):
-                self._rows += 1
-                accepted.append(row)
-                continue
-            found = self._breaches_of(row)
-            for name, rule, _ in found:
-                where.setdefault((name, rule), []).append(index)
-            amended, rejected = self._decide(row, found)
-            if rejected:
-                valid[index] = False
-            else:
-                accepted.append(amended)
-        held = [row for row, fine in zip(rows, valid, strict=True) if not fine]
-        return BatchValidation(valid=valid, valid_rows=accepted, quarantined=held, where=where)
-
-    def _count_batch(self, found: Mapping[tuple[str, Rule], Mask], valid: Mask) -> None:
-        amended = ~valid & False
-        actions: dict[tuple[str, Rule], Action] = {key: self._action(*key) for key in found}
-        for key, mask in found.items():
-            if actions[key] not in {"reject", "warn"}:
-                amended = amended | (mask & valid)
-        with self._lock:
-            self._rows += len(valid)
-            self._rejected += int((~valid).sum())
-            self._amended += int(amended.sum())
-            for (name, rule), mask in found.items():
-                self._count(name, rule, actions[name, rule], int(mask.sum()))
+        return BatchValidation(
+            valid=judged.valid,
+            valid_rows=judged.accepted,
+            quarantined=judged.refused,
+            where=cast("Mapping[tuple[str, str], Sequence[int]]", judged.where),
+            findings=tuple(findings),
+            refused=any(action(each.field, "null_share") == "reject" for each in findings),
+            held=judged.held,
+        )
 
     # -- the schema itself --------------------------------------------------------------
 
@@ -379,13 +337,28 @@ class Schema:
         >>> Schema({"age": Field(int)}).stats().rows
         0
         """
+        return self._taken(reset=False)
+
+    def take_stats(self) -> SchemaStats:
+        """What has been seen since the last call, and start counting anew: one period's counts.
+
+        Examples
+        --------
+        >>> schema = Schema({"age": Field(int)})
+        >>> _ = schema.validate({"age": 3})
+        >>> schema.take_stats().rows, schema.stats().rows
+        (1, 0)
+        """
+        return self._taken(reset=True)
+
+    def _taken(self, *, reset: bool) -> SchemaStats:
         with self._lock:
-            return SchemaStats(
-                rows=self._rows,
-                rejected=self._rejected,
-                amended=self._amended,
-                breaches=dict(self._breaches),
-            )
+            plain = self._rows
+            stats = self._tally.take(reset=reset)
+            if reset:
+                # Rows that pass meanwhile belong to the next period.
+                self._rows -= plain
+            return SchemaStats(rows=plain) + stats
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the counters, ready for JSON if the categories and defaults are.
@@ -401,16 +374,28 @@ class Schema:
             "extra": self.extra,
             "on": dict(self.on),
             "fields": {name: wanted.to_dict() for name, wanted in self.fields.items()},
+            "rules": [cast("Rule", rule).to_dict() for rule in self.rules],
+            "unique": [list(key) for key in self.unique],
+            "null_alpha": self.null_alpha,
         }
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any], /) -> Self:
+    def from_dict(
+        cls, told: Mapping[str, Any], /, *, rules: Mapping[str, Rule] | None = None
+    ) -> Self:
         """Schema that :meth:`to_dict` described.
+
+        Parameters
+        ----------
+        told
+            The description.
+        rules
+            The rules whose test is a function, by name: a description holds no code.
 
         Raises
         ------
         BadConfiguration
-            Another format, or settings that make no sense.
+            Another format, settings that make no sense, or a rule that ``rules`` lacks.
 
         Examples
         --------
@@ -418,35 +403,100 @@ class Schema:
         >>> Schema.from_dict(schema.to_dict()).diff(schema)
         {}
         """
+        if not isinstance(cast("Any", told), Mapping):
+            raise BadConfiguration(f"not the description of a schema: {told!r}")
         if told.get("format") != _FORMAT:
             raise BadConfiguration(f"schema format {told.get('format')!r}; known: {_FORMAT}")
         try:
-            fields = {name: Field(**settings) for name, settings in told["fields"].items()}
-            return cls(fields, extra=told["extra"], on=told["on"], name=told["name"])
+            return cls(
+                {name: Field(**settings) for name, settings in told["fields"].items()},
+                extra=told["extra"],
+                on=told["on"],
+                name=told["name"],
+                rules=[_told_rule(each, rules or {}) for each in told.get("rules", ())],
+                unique=told.get("unique", ()),
+                null_alpha=told.get("null_alpha", 0.001),
+            )
         except (AttributeError, KeyError, TypeError) as error:
             raise BadConfiguration(f"not the description of a schema: {error!r}") from error
 
-    def diff(self, other: "Schema", /) -> dict[str, dict[str, tuple[Any, Any]]]:
+    def diff(self, other: "Schema", /) -> SchemaDiff:
         """What differs, by field and setting, as ``(self's, other's)``; ``MISS`` where unset.
+
+        The result is a mapping that prints as a table and says of each change whether rows
+        that ``self`` accepts may be refused by ``other``.
 
         Examples
         --------
         >>> old, new = Schema({"age": Field(int)}), Schema({"age": Field(int, minimum=0)})
         >>> old.diff(new)["age"]["minimum"][1]
         0
+        >>> print(old.diff(new))
+        age: minimum unset -> 0 (narrower)
+        rows that the old schema accepts may be refused
         """
-        ours = {name: wanted.to_dict() for name, wanted in self.fields.items()}
-        theirs = {name: wanted.to_dict() for name, wanted in other.fields.items()}
-        return {
-            name: _changes(ours.get(name, {}), theirs.get(name, {}))
-            for name in {**ours, **theirs}
-            if ours.get(name) != theirs.get(name)
-        }
+        return SchemaDiff.between(self.to_dict(), other.to_dict())
+
+    # -- other people's schemas -----------------------------------------------------------
+
+    def to_json_schema(self) -> dict[str, Any]:
+        """JSON Schema (draft 2020-12) of one row.
+
+        Warns
+        -----
+        NotExpressed
+            For each setting that other validators will not check; it travels in
+            ``x-prodml``, from which :meth:`from_json_schema` reads it back.
+
+        Examples
+        --------
+        >>> Schema({"age": Field(int, minimum=0)}).to_json_schema()["properties"]
+        {'age': {'type': 'integer', 'minimum': 0}}
+        """
+        from prodml.validation.json_schema import to_json_schema
+
+        return to_json_schema(self.to_dict(), self.fields)
+
+    @classmethod
+    def from_json_schema(
+        cls, document: Mapping[str, Any], /, *, rules: Mapping[str, Rule] | None = None
+    ) -> Self:
+        """Schema that accepts what ``document``, a JSON Schema of an object, accepts.
+
+        Parameters
+        ----------
+        document
+            The JSON Schema, as a mapping; local references are followed.
+        rules
+            As for :meth:`from_dict`.
+
+        Warns
+        -----
+        NotExpressed
+            For each keyword that a row of this schema is not checked for.
+
+        Raises
+        ------
+        BadConfiguration
+            No schema of an object, or settings that make no sense.
+
+        Examples
+        --------
+        >>> document = {"type": "object", "properties": {"age": {"type": "integer"}}}
+        >>> print(Schema.from_json_schema(document))
+        schema (extra fields: allow)
+          age  int   may be absent
+        """
+        from prodml.validation.json_schema import from_json_schema
+
+        return cls.from_dict(from_json_schema(document), rules=rules)
 
     def __str__(self) -> str:
         width = max(map(len, self.fields), default=0)
         lines = [f"{self.name} (extra fields: {self.extra})"]
         lines += [f"  {name:<{width}}  {_line(wanted)}" for name, wanted in self.fields.items()]
+        lines += [f"  {_rule_line(cast('Rule', rule))}" for rule in self.rules]
+        lines += [f"  {', '.join(key)}: unique together" for key in self.unique]
         return "\n".join(lines)
 
 
@@ -454,20 +504,30 @@ def _is_array(rows: Any) -> bool:
     return hasattr(rows, "dtype") and hasattr(rows, "ndim")
 
 
-def _changes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {
-        name: (ours.get(name, MISS), theirs.get(name, MISS))
-        for name in {**ours, **theirs}
-        if ours.get(name, MISS) != theirs.get(name, MISS)
-    }
+def _told_rule(told: Mapping[str, Any], known: Mapping[str, Rule]) -> Rule:
+    if "test" in told:
+        return Rule(told["test"], name=told["name"], action=told["action"])
+    if told["name"] not in known:
+        raise BadConfiguration(f"rules: the function of {told['name']!r} is needed")
+    return known[told["name"]]
+
+
+def _rule_line(rule: Rule) -> str:
+    return rule.expected if rule.name == rule.test else f"{rule.name}: {rule.expected}"
 
 
 def _line(wanted: Field) -> str:
     words: list[str] = []
     if wanted.minimum is not None or wanted.maximum is not None:
         words.append(wanted.expected("range"))
-    if wanted.categories is not None:
-        words.append(wanted.expected("category"))
+    for setting, rule in (("pattern", "pattern"), ("categories", "category")):
+        if getattr(wanted, setting) is not None:
+            words.append(wanted.expected(rule))
+    if (wanted.min_length, wanted.max_length) != (None, None):
+        words.append(wanted.expected("length"))
+    if wanted.max_null_share is not None:
+        words.append(wanted.expected("null_share"))
+    words += ["unique"] * wanted.unique
     words += ["may be null"] * wanted.nullable + ["may be absent"] * (not wanted.required)
     words += [f"{rule}: {action}" for rule, action in wanted.on.items()]
     return f"{wanted.kind:<5} {', '.join(words)}".rstrip()

@@ -13,11 +13,14 @@ class Violation:
     Parameters
     ----------
     field
-        Name of the feature; empty when the row itself is not a mapping.
+        Name of the feature, or of the rule between fields; empty when the row itself is not a
+        mapping.
     rule
-        ``"missing"``, ``"type"``, ``"finite"``, ``"range"``, ``"category"`` or ``"extra"``.
+        ``"missing"``, ``"type"``, ``"finite"``, ``"range"``, ``"length"``, ``"pattern"``,
+        ``"category"`` or ``"extra"``; of rules between fields ``"rule"`` and ``"rule_error"``;
+        of batches ``"unique"`` and ``"null_share"``.
     value
-        What was found; ``MISS`` when the field is absent.
+        What was found; ``MISS`` when the field is absent; the values of a rule by field.
     expected
         What the rule asks for, in words.
 

@@ -1,0 +1,142 @@
+"""What speaks for drift in a column of levels."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from prodml.drift.categories import g_test
+from prodml.drift.evidence import Evidence, Rules, inconclusive, of_rate, percent, too_few
+from prodml.drift.measures import Ints, chi_square
+from prodml.drift.sample import Levels, sort_of
+
+__all__ = ["of_levels", "pooled"]
+
+# The rule of thumb for the chi-square distribution: this many expected rows in each cell.
+_EXPECTED = 5.0
+
+
+def pooled(old: Levels, new: Levels) -> tuple[list[Any], Ints, Ints]:
+    """Counts by level in both samples; levels too rare to be tested alone go into one cell.
+
+    Which levels are rare depends on both samples together, so it cannot be chosen in favour
+    of a result.  The cell of the rare ones stands last, under the label ``None``.
+    """
+    n, m = old.size, new.size
+    both = {x: old.counts.get(x, 0) + new.counts.get(x, 0) for x in {**old.counts, **new.counts}}
+    least = _EXPECTED * (n + m) / min(n, m)
+    kept: list[Any] = [level for level, count in both.items() if count >= least]
+    kept.sort(key=lambda level: -both[level])
+    a = [old.counts.get(level, 0) for level in kept]
+    b = [new.counts.get(level, 0) for level in kept]
+    rest = (n - sum(a), m - sum(b))
+    if kept and 0 < sum(rest) < least:
+        # Too few to stand alone even together: they join the rarest level.
+        a[-1], b[-1] = a[-1] + rest[0], b[-1] + rest[1]
+    elif sum(rest):
+        kept, a, b = [*kept, None], [*a, rest[0]], [*b, rest[1]]
+    return kept, np.array(a, dtype=np.int64), np.array(b, dtype=np.int64)
+
+
+def of_levels(
+    old: Levels, new: Levels, design: float, rules: Rules, test: str = ""
+) -> list[Evidence]:
+    """Shares by level, and levels that the reference does not have."""
+    if min(old.size, new.size) < rules.min_rows:
+        return [too_few(old.size, new.size, rules, "values")]
+    new = new.within(old)
+    return [_of_shares(old, new, design, rules, test), *_new_levels(old, new, design, rules)]
+
+
+def _of_shares(old: Levels, new: Levels, design: float, rules: Rules, chosen: str) -> Evidence:
+    levels, a, b = pooled(old, new)
+    count = len({*old.counts, *new.counts})
+    if len(levels) < 2 and (count != 1 or old.rest):
+        told = f"{count} levels" if count else "too many levels to count"
+        return inconclusive(
+            f"{told}, and no two of them frequent enough to be compared: an identifier?"
+        )
+    shares = a / old.size, b / new.size
+    by_logs = chosen == "g_test"
+    test = g_test(a, b, design) if by_logs else chi_square(a, b, design)
+    # Many levels differ by chance alone: chi-square is on average what chance adds to it
+    # (its degrees of freedom) and what the change adds, and so is the squared distance.
+    chance = (len(levels) - 1) / max(test.statistic, len(levels) - 1, 1)
+    distance = float(np.abs(shares[0] - shares[1]).sum() / 2)
+    return Evidence(
+        aspect="distribution",
+        measure="g_test" if by_logs else "chi2",
+        statistic=test.statistic,
+        p_value=test.p_value,
+        effect=distance * math.sqrt(1.0 - chance),
+        floor=rules.min_effect,
+        reason=_shifted(levels, *shares),
+    )
+
+
+def _shifted(levels: list[Any], before: Any, after: Any) -> str:
+    top = int(np.abs(after - before).argmax())
+    name = "rare levels" if levels[top] is None else f"{levels[top]!s:.40}"
+    return f"{name} {percent(float(before[top]))} -> {percent(float(after[top]))}"
+
+
+def _new_levels(old: Levels, new: Levels, design: float, rules: Rules) -> list[Evidence]:
+    """Levels that the reference does not have.
+
+    The chance that a level with ``c`` rows in both samples together has all of them in
+    current, if rows were dealt at random, is exact; summed over all levels as frequent as
+    the most frequent new one, it bounds the chance of seeing such a new level at all.
+    """
+    if old.rest:
+        return _unlisted(old, new, design, rules)
+    counts = {level: count for level, count in new.counts.items() if level not in old.counts}
+    if not counts:
+        return []
+    n, m = old.size / design, new.size / design
+    most = max(counts.values())
+    both = np.array([count + new.counts.get(level, 0) for level, count in old.counts.items()])
+    both = np.concatenate((both, list(counts.values())))
+    both = both[(both >= most) & (both <= new.size)] / design
+    share = sum(counts.values()) / new.size
+    names = sorted(counts, key=lambda level: -counts[level])
+    shown = ", ".join(f"{level!s:.40}" for level in names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    plural = "s" if len(names) > 1 else ""
+    return [
+        Evidence(
+            aspect="levels",
+            measure="new",
+            statistic=share,
+            p_value=_all_in_current(both, n, m),
+            effect=share,
+            floor=rules.min_new,
+            reason=f"{_other_type(old, counts)}new level{plural} {shown}{more} {percent(share)}",
+        )
+    ]
+
+
+def _unlisted(old: Levels, new: Levels, design: float, rules: Rules) -> list[Evidence]:
+    """Levels beyond those that a stored reference lists: are there more than there were?"""
+    found = of_rate("levels", (old.rest, new.rest), (old.size, new.size), design, rules.min_new)
+    if found is None or found.statistic <= 0.0:
+        return []
+    return [replace(found, measure="new")]
+
+
+def _other_type(old: Levels, counts: dict[Any, int]) -> str:
+    before, after = _sorts(old.counts), _sorts(counts)
+    if before & after:
+        return ""
+    return f"type {'/'.join(sorted(before))} -> {'/'.join(sorted(after))}; "
+
+
+def _sorts(levels: dict[Any, int]) -> set[str]:
+    return {sort_of(cls) for cls in set(map(type, levels))}
+
+
+def _all_in_current(counts: Any, n: float, m: float) -> float:
+    from scipy.special import gammaln
+
+    logs = gammaln(n + m - counts + 1) + gammaln(m + 1) - gammaln(m - counts + 1)
+    return min(1.0, float(np.exp(logs - gammaln(n + m + 1)).sum()))
