@@ -95,14 +95,20 @@ def seeds(size):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.timeout(2 * HOUR)
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}-{size[1]}")
-def test_a_family_of_twenty_without_drift_keeps_its_level(shape, size):
-    asked = list[int]()
-    found = alarms(shape, size, (asked.append(seed) or seed for seed in seeds(size)))
-    for mode in MODES:
-        assert found[mode] <= at_most(len(asked)), f"{mode}: {found[mode]} of {len(asked)}"
+def test_a_family_of_twenty_without_drift_keeps_its_level(size):
+    runs, total = 0, dict.fromkeys(MODES, 0)
+    for shape in SHAPES:
+        asked = list[int]()
+        found = alarms(shape, size, (asked.append(seed) or seed for seed in seeds(size)))
+        runs += len(asked)
+        for mode in MODES:
+            total[mode] += found[mode]
+            # One cell of 32 may lie two standard errors off by chance; all together may not.
+            most = binom.ppf(1 - 1e-3, len(asked), ALPHA)
+            assert found[mode] <= most, f"{shape}, {mode}: {found[mode]} of {len(asked)}"
+    assert all(total[mode] <= at_most(runs) for mode in MODES), (total, runs)
 
 
 @pytest.mark.soak

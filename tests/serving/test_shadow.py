@@ -260,7 +260,7 @@ def test_thread_killed_by_a_model_is_replaced():
     calls = []
 
     def exits_once(features):
-        calls.append(features)
+        calls.append(threading.current_thread())
         if len(calls) == 1:
             raise BaseException("gone")
 
@@ -269,6 +269,7 @@ def test_thread_killed_by_a_model_is_replaced():
     assert server.drain(PATIENCE)
     # In one step with the count, or a copy could come between and wait for ever.
     assert server._shadow._thread is None
+    calls[0].join(PATIENCE)
     server.predict({})
     assert server.drain(PATIENCE)
     assert server.shadow_stats() == ShadowStats(offered=2, scored=1, failed=1)

@@ -8,6 +8,7 @@ import numpy as np
 
 from prodml.drift.categories import g_test
 from prodml.drift.evidence import Evidence, Rules, inconclusive, of_rate, percent, too_few
+from prodml.drift.haldane import chi_square_tail
 from prodml.drift.measures import Ints, chi_square
 from prodml.drift.sample import Levels, sort_of
 
@@ -60,6 +61,10 @@ def _of_shares(old: Levels, new: Levels, design: float, rules: Rules, chosen: st
     shares = a / old.size, b / new.size
     by_logs = chosen == "g_test"
     test = g_test(a, b, design) if by_logs else chi_square(a, b, design)
+    p_value = test.p_value
+    if len(levels) > 1 and not by_logs:
+        both, sizes = (a + b) / (a + b).sum(), (old.size / design, new.size / design)
+        p_value = chi_square_tail(test.statistic, both, sizes)
     # Many levels differ by chance alone: chi-square is on average what chance adds to it
     # (its degrees of freedom) and what the change adds, and so is the squared distance.
     chance = (len(levels) - 1) / max(test.statistic, len(levels) - 1, 1)
@@ -68,7 +73,7 @@ def _of_shares(old: Levels, new: Levels, design: float, rules: Rules, chosen: st
         aspect="distribution",
         measure="g_test" if by_logs else "chi2",
         statistic=test.statistic,
-        p_value=test.p_value,
+        p_value=p_value,
         effect=distance * math.sqrt(1.0 - chance),
         floor=rules.min_effect,
         reason=_shifted(levels, *shares),

@@ -35,7 +35,7 @@ def g_test(
     Examples
     --------
     >>> round(g_test([50, 50], [60, 40]).statistic, 4)
-    2.0235
+    2.0238
 
     References
     ----------
