@@ -1,10 +1,13 @@
 """What validation refused or repaired is part of how the data moved."""
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from prodml.drift.evidence import Evidence, Rules, percent
 from prodml.drift.measures import rate_change
-from prodml.validation import SchemaStats
+
+if TYPE_CHECKING:
+    from prodml.validation import SchemaStats
 
 __all__ = ["of_breaches"]
 
@@ -12,7 +15,7 @@ _NONE: Counter[str] = Counter()
 
 
 def of_breaches(
-    name: str, reference: SchemaStats, current: SchemaStats, rules: Rules
+    name: str, reference: "SchemaStats", current: "SchemaStats", rules: Rules
 ) -> list[Evidence]:
     """Whether the share of rows that break a rule of the schema changed, rule by rule.
 
@@ -21,6 +24,7 @@ def of_breaches(
 
     Examples
     --------
+    >>> from prodml.validation import SchemaStats
     >>> rules = Rules(alpha=0.05, min_effect=0.05, min_new=0.01, min_rows=30)
     >>> fine = SchemaStats(rows=1000)
     >>> today = SchemaStats(rows=200, breaches={("age", "range", "clip"): 40})
@@ -37,7 +41,7 @@ def of_breaches(
     ]
 
 
-def _by_rule(name: str, stats: SchemaStats) -> dict[str, Counter[str]]:
+def _by_rule(name: str, stats: "SchemaStats") -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = {}
     for (field, rule, action), count in stats.breaches.items():
         if field == name:
@@ -49,7 +53,7 @@ def _evidence(
     rule: str,
     old: Counter[str],
     new: Counter[str],
-    stats: tuple[SchemaStats, SchemaStats],
+    stats: "tuple[SchemaStats, SchemaStats]",
     rules: Rules,
 ) -> Evidence:
     (n, m), (before, after) = (one.rows for one in stats), (old.total(), new.total())

@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.drift.breaches import of_breaches
@@ -20,7 +20,9 @@ from prodml.drift.sample import Kind
 from prodml.drift.table import Table
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, DriftCleared, DriftDetected, Stream
-from prodml.validation import SchemaStats
+
+if TYPE_CHECKING:
+    from prodml.validation import SchemaStats
 
 __all__ = ["DriftDetector"]
 
@@ -124,7 +126,7 @@ class DriftDetector:
     kinds: Mapping[str, Kind] | None = field(default=None, repr=False)
     tests: Mapping[str, str] = field(default_factory=dict[str, str])
     fresh: Mapping[str, float] = field(default_factory=dict[str, float])
-    counts: SchemaStats | None = field(default=None, repr=False)
+    counts: "SchemaStats | None" = field(default=None, repr=False)
     blocks: Any = field(default=None, repr=False)
     name: str = "drift"
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
@@ -150,7 +152,7 @@ class DriftDetector:
         self.categorical = tuple(self.categorical)
 
     def detect_drift(
-        self, current: Any, alpha: float | None = None, *, counts: SchemaStats | None = None
+        self, current: Any, alpha: float | None = None, *, counts: "SchemaStats | None" = None
     ) -> DriftReport:
         """Compare ``current`` with the reference.
 
@@ -207,9 +209,11 @@ class DriftDetector:
         self._announce(report)
         return report
 
-    def _breaches(self, counts: SchemaStats | None) -> tuple[SchemaStats, SchemaStats] | None:
+    def _breaches(self, counts: "SchemaStats | None") -> "tuple[SchemaStats, SchemaStats] | None":
         if counts is None:
             return None
+        from prodml.validation import SchemaStats
+
         # A schema that was learnt from the reference refused nothing of it.
         rows = max((column.sample.rows for column in self._fitted.columns.values()), default=0)
         return self.counts or SchemaStats(rows=rows), counts
@@ -242,7 +246,7 @@ def _compared(
     table: Table,
     rules: Rules,
     correction: Correction,
-    breaches: tuple[SchemaStats, SchemaStats] | None,
+    breaches: "tuple[SchemaStats, SchemaStats] | None",
 ) -> dict[str, FeatureDrift]:
     found: dict[str, tuple[tuple[Evidence, ...], Details]] = {}
     for name, column in reference.columns.items():

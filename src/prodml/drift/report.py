@@ -11,7 +11,6 @@ from prodml.clock import utc
 from prodml.drift.document import FORMAT, VERSION, plain_feature, restored_report
 from prodml.drift.feature import FeatureDrift
 from prodml.drift.level import DriftLevel
-from prodml.drift.page import page
 from prodml.drift.ranking import Judged, ranked, weights_of
 from prodml.drift.terminal import table
 
@@ -233,6 +232,9 @@ class CheckReport(Mapping[str, V], Generic[V]):
         (False, True)
         """
         weighed = self if importance is None else self.weighed(importance)
+        # Not before a page is asked for: a check draws nothing.
+        from prodml.drift.page import page
+
         text = page(weighed, pictures=pictures)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
@@ -267,6 +269,8 @@ class CheckReport(Mapping[str, V], Generic[V]):
         return f"<{type(self).__name__} {self.headline}>"
 
     def _repr_html_(self) -> str:
+        from prodml.drift.page import page
+
         return page(self, whole=False, pictures=12)
 
 
