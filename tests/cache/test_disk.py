@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import os
 import signal
@@ -423,6 +424,30 @@ def test_two_processes_share_one_file(make, path):
     stats = tier.stats()
     assert (stats.errors, stats.damaged) == (0, 0)
     assert bytes_on_disk(path) <= 4 * 2**20
+
+
+def test_a_file_that_another_process_makes_meanwhile_is_no_strange_file(make, path, monkeypatch):
+    from prodml.cache import disk_file
+
+    read, made = disk_file._pragma, []
+
+    def meanwhile(db, name):
+        found = read(db, name)
+        if not made:
+            made.append(name)
+            # Waits for us, or comes whole: never between two looks.
+            with (
+                contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
+                contextlib.suppress(sqlite3.OperationalError),
+            ):
+                other.executescript(disk_file._SCHEMA)
+        return found
+
+    monkeypatch.setattr(disk_file, "_pragma", meanwhile)
+    tier = make()
+    filled(tier)
+    assert made
+    assert (tier.get("n1") is not None, tier.stats().errors) == (True, 0)
 
 
 def test_a_process_that_ends_writes_what_waits(make, path):

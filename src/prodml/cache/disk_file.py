@@ -230,8 +230,8 @@ class DiskFile:
         return True
 
     def _prepared(self, db: sqlite3.Connection, create: bool) -> bool:
-        found = (_pragma(db, "application_id"), _pragma(db, "user_version"))
-        if found == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        found, empty = _told(db)
+        if found == (0, 0) and empty:
             if not create:
                 return False
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -334,6 +334,19 @@ class DiskFile:
 
 def _used(db: sqlite3.Connection) -> int:
     return _pragma(db, "page_count") - _pragma(db, "freelist_count")
+
+
+def _told(db: sqlite3.Connection) -> tuple[tuple[int, int], bool]:
+    """Whose file it is, and whether nothing is in it, seen at one moment.
+
+    One by one, the numbers could be from before and after another process has made the file.
+    """
+    db.execute("BEGIN")
+    try:
+        empty = db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        return (_pragma(db, "application_id"), _pragma(db, "user_version")), empty
+    finally:
+        db.execute("ROLLBACK")
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:
