@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from prodml.errors import BadConfiguration, Conflict, CorruptRecord, StoreUnavailable
 from prodml.events import Stream
 from prodml.serving import Member, ServingFleet, VersionedModelServer
-from prodml.serving.fleet_memory import HostPlace, Memory
+from prodml.serving.fleet_memory import HostPlace, Memory, _glimpse
 from prodml.serving.fleet_record import Record, reconciled
 from prodml.serving.fleet_watch import Ears
 from prodml.stores import MemoryStore
@@ -585,3 +586,53 @@ def test_workers_in_any_order_come_to_hold_the_same(records, order):
         for number in order:
             heard[number] = truth = reconciled(heard[number], truth)
     assert all(record == truth for record in heard)
+
+
+def test_a_worker_that_writes_all_the_time_is_seen_at_every_look(tmp_path):
+    memory, over = Memory.at(tmp_path / "a.beat", 4096), threading.Event()
+    memory.write(b"first")
+
+    def write():
+        number = 0
+        while not over.is_set():
+            number += 1
+            memory.write(b"%d" % number * 200)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen = [_glimpse(tmp_path / "a.beat") for _ in range(3000)]
+    finally:
+        over.set()
+        writer.join()
+    assert None not in seen
+    assert _glimpse(tmp_path / "b.beat") is None
+
+
+def test_a_worker_that_makes_itself_a_new_bell_is_not_buried(tmp_path, monkeypatch):
+    from prodml.serving import fleet_memory
+
+    reach, places = fleet_memory._reach, []
+
+    def meanwhile(bell):
+        # Between the listing of the folder and the look at the bell.
+        if not places:
+            places.append(here.server)
+            bell.rename(bell.with_name("aside"))
+            try:
+                return reach(bell)
+            finally:
+                bell.with_name("aside").rename(bell)
+        return reach(bell)
+
+    server = VersionedModelServer(name="m", events=Stream())
+    server.load_model("v1", abs)
+    server.set_default_version("v1")
+    here = ServingFleet(server, worker="a", folder=tmp_path).start()
+    try:
+        monkeypatch.setattr(fleet_memory, "_reach", meanwhile)
+        for _ in range(3):
+            assert list(here.converged()) == ["a"]
+        assert places
+    finally:
+        here.close()

@@ -40,6 +40,7 @@ _PAGE: Final = 4096
 _ROOM: Final = 128 * 1024
 _PREFIX: Final = 16
 _TRIES: Final = 100
+_GLIMPSES: Final = 20
 
 
 class Memory:
@@ -155,13 +156,20 @@ def _slot(buffer: Any, revision: int, room: int) -> bytes | None:
 
 def _glimpse(path: Path) -> bytes | None:
     """Value in the memory at ``path``, without mapping it."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    room = (len(data) - _PAGE) // 2
-    revision = int.from_bytes(data[8:16], sys.byteorder)
-    return _slot(data, revision, room) if revision and room > _PREFIX else None
+    for _ in range(_GLIMPSES):
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        room = (len(data) - _PAGE) // 2
+        revision = int.from_bytes(data[8:16], sys.byteorder)
+        if not revision or room <= _PREFIX:
+            return None
+        # Who writes just now is alive: looked at again, or it would be taken for dead.
+        value = _slot(data, revision, room)
+        if value is not None:
+            return value
+    return None
 
 
 class Bell:
@@ -204,12 +212,16 @@ class Bell:
 
 
 def _reach(bell: Path) -> int | None:
-    """Handle to ring ``bell`` by, or None if its worker is dead."""
+    """Handle to ring ``bell`` by, or None if its worker is dead.
+
+    Raises ``FileNotFoundError`` if it was taken down meanwhile, as when a worker makes itself a
+    new one: that is no death, and to bury it would take the new one, too.
+    """
     try:
         return os.open(bell, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        # No reader, or no bell any more; anything else is no proof of death.
-        if error.errno in {errno.ENXIO, errno.ENOENT}:
+        # No reader; anything else is no proof of death.
+        if error.errno == errno.ENXIO:
             return None
         raise
 
@@ -274,7 +286,10 @@ class HostPlace:
         with self._errors():
             # Those that were killed while they were being made, too.
             for bell in sorted(self._folder.glob("*.bell*")):
-                handle = _reach(bell)
+                try:
+                    handle = _reach(bell)
+                except FileNotFoundError:
+                    continue
                 if handle is None:
                     self._bury(bell)
                     continue
@@ -322,9 +337,10 @@ class HostPlace:
 
     def _dead(self, bell: Path, *, silent: bool) -> bool:
         """Whether the worker with ``bell`` is no more; one without a thread has none."""
-        if not bell.exists():
+        try:
+            handle = _reach(bell)
+        except FileNotFoundError:
             return silent
-        handle = _reach(bell)
         if handle is not None:
             os.close(handle)
         return handle is None
