@@ -204,6 +204,13 @@ def test_a_long_path_is_refused_and_not_kept():
     assert find.cache_info().currsize == before
 
 
+def test_the_document_says_which_paths_may_be_too_long():
+    with Driver(open_inference_app(served())) as ask:
+        for template, operations in ask("GET", "/openapi.json").json["paths"].items():
+            (operation,) = (value for key, value in operations.items() if key != "parameters")
+            assert template == "/metrics" or ("414" in operation["responses"]) == ("{" in template)
+
+
 def test_two_tensors_of_one_name_are_refused():
     with Driver(open_inference_app(served())) as ask:
         answer = ask("POST", "/v2/models/churn/infer", infer(tensor(), tensor()))

@@ -97,7 +97,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     "Empty": _object(),
 }
 
-# Summary, schema of the request, schema of the reply, and the errors beside 405.
+# Summary, schema of the request, schema of the reply, and the errors beside those of any path.
 _ABOUT: Final[dict[str, tuple[str, str, str, tuple[int, ...]]]] = {
     "server_metadata": ("What this server is", "", "ServerMetadata", ()),
     "live": ("Whether the process works", "", "Health", ()),
@@ -165,7 +165,8 @@ def _operation(template: str, call: str) -> dict[str, Any]:
     if call == "infer":
         content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     responses: dict[str, Any] = {"200": {"description": summary, "content": content}}
-    for status in sorted({*errors, 405}):
+    # Any path may be asked in a wrong way, and one with a name in it may be endless.
+    for status in sorted({*errors, 405, *((414,) if "{" in template else ())}):
         responses[str(status)] = {"description": "Refused", "content": _content("Error")}
     return {**operation, "responses": responses}
 
