@@ -4,12 +4,14 @@ import math
 import threading
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from prodml.drift import DDM, ConceptDriftMonitor, PageHinkley, RankCUSUM
+from prodml import _settings
+from prodml.drift import DDM, ConceptCounts, ConceptDriftMonitor, PageHinkley, RankCUSUM
 from prodml.errors import BadConfiguration
 from prodml.events import DriftDetected, Event, PerformanceDropped, PredictionServed, Stream
 from prodml.testing import ManualClock
@@ -333,3 +335,53 @@ def test_a_detector_that_was_fitted_knows_which_way_the_first_errors_went(wrong)
             monitor.labelled(f"r{i}", 0 if rng.random() < wrong else 1)
         assert isinstance(heard[0], PerformanceDropped)
         assert heard[0].current <= 0.7
+
+
+@pytest.mark.parametrize("label", [None, math.nan, pd.NA, pd.NaT])
+def test_a_label_that_is_missing_is_no_error_of_the_model(label):
+    monitor, heard = monitor_of()
+    monitor.predicted("a", 1)
+    assert monitor.labelled("a", label)
+    assert (heard, counted(monitor)) == ([], {"joined": 1, "invalid": 1})
+    monitor.predicted("b", None)
+    monitor.labelled("b", 1)
+    assert heard == [1.0]
+
+
+def test_an_answer_of_one_number_meets_its_label():
+    monitor, heard = monitor_of()
+    for name, label in (("a", 1), ("b", 0)):
+        monitor.predicted(name, np.array([1]))
+        monitor.labelled(name, label)
+    assert heard == [0.0, 1.0]
+
+
+def test_the_order_is_fixed():
+    with pytest.raises(BadConfiguration, match="order cannot change"):
+        _settings.retune(ConceptDriftMonitor(events=Stream()), order="prediction")
+
+
+@pytest.mark.parametrize("order", ["label", "prediction"])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["predicted", "labelled", "wait"]), st.integers(0, 11)),
+        max_size=80,
+    )
+)
+def test_every_prediction_and_every_label_is_in_one_count(order, steps):
+    clock = ManualClock()
+    monitor, _ = monitor_of(order=order, max_pending=3, max_age=10.0, clock=clock)
+    told = 0
+    for what, which in steps:
+        if what == "wait":
+            clock.advance(float(which))
+            continue
+        getattr(monitor, what)(f"r{which}", 1)
+        told += 1
+        found = monitor.counts()
+        assert isinstance(found, ConceptCounts)
+        waiting = sum(pending.error is None for pending in monitor._pending.values())
+        labels = found.joined + found.late + found.early + found.unmatched
+        predictions = found.joined + waiting + found.expired + found.evicted
+        assert labels + predictions + found.duplicate == told
+        assert max(found.waiting, found.early, len(monitor._settled)) <= 3

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prodml.drift import DriftLevel, PredictionDriftMonitor
+from prodml.drift import DriftLevel, PredictionDrift, PredictionDriftMonitor
 from prodml.drift.prediction_evidence import at_every_look
 from prodml.errors import BadConfiguration
 from prodml.events import PredictionDriftDetected, PredictionServed, Stream
@@ -518,3 +518,58 @@ def test_no_prediction_raises():
     assert monitor.get_statistics()["invalid"] == 5
     with pytest.raises(BadConfiguration, match="not None"):
         monitor.set_baseline(None)
+
+
+def test_answers_of_one_number_are_numbers():
+    answers = np.random.default_rng(1).normal(0.3, 0.1, (500, 1))
+    monitor = monitor_of(baseline=answers)
+    assert monitor.get_statistics()["baseline_mean"] == pytest.approx(answers.mean())
+    feed(monitor, [np.array([0.25]), np.array([[0.25]]), np.array([0.1, 0.9])])
+    found = monitor.get_statistics()
+    assert (found["count"], found["invalid"], found["mean"]) == (2, 1, 0.25)
+    assert isinstance(monitor.check_drift(), PredictionDrift)
+
+
+@pytest.mark.parametrize("unit", [1e-90, 1e-12, 1e12, 1e90])
+@pytest.mark.parametrize("offset", [0.0, 1e9])
+def test_units_and_offsets_do_not_matter(unit, offset):
+    rng = np.random.default_rng(2)
+    baseline, later = rng.normal(size=3000), rng.normal(0.5, 1.0, 300)
+    plain = monitor_of(later, baseline=baseline).check_drift()
+    other = monitor_of(unit * later + unit * offset, baseline=unit * baseline + unit * offset)
+    found = other.check_drift()
+    assert (found.level, found.aspect) == (plain.level, plain.aspect)
+    assert found.shift == pytest.approx(plain.shift, rel=1e-5)
+    assert found.p_once == pytest.approx(plain.p_once, rel=1e-9)
+
+
+def test_memory_is_that_of_the_window():
+    clock = ManualClock()
+    monitor = monitor_of(window=500, window_seconds=60.0, clock=clock)
+    for _ in range(4):
+        feed(monitor, [0.3] * 20_000)
+        clock.advance(1.0)
+    held = len(monitor._window.values()) + len(monitor._incoming) + len(monitor._stamps)
+    assert held <= 500 + 2 * 4096
+    assert monitor.get_statistics()["count"] == 500
+
+
+@pytest.mark.parametrize("size", [3, 5, 10, 20, 60])
+def test_a_small_baseline_is_no_reason_to_alarm(size):
+    draws = (
+        lambda rng, n: rng.normal(size=n),
+        lambda rng, n: rng.beta(0.5, 0.5, n),
+        lambda rng, n: np.round(rng.normal(size=n)),
+        lambda rng, n: rng.standard_cauchy(n),
+    )
+    alarms = []
+    for draw in draws:
+        rng = np.random.default_rng(21)
+        for _ in range(50):
+            monitor = monitor_of(draw(rng, 200), baseline=draw(rng, size))
+            alarms.append(bool(monitor.check_drift()))
+    # The level is one in a hundred; of baselines of 5, a third alarmed.
+    assert sum(alarms) <= 6
+    shifted = np.random.default_rng(22).normal(9.0, 1.0, 200)
+    baseline = np.random.default_rng(23).normal(size=size)
+    assert size < 10 or monitor_of(shifted, baseline=baseline).check_drift()

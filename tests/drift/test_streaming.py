@@ -1,7 +1,9 @@
 """What all streaming detectors promise, and what river says on the same streams."""
 
+import copy
 import json
 import math
+import pickle
 from decimal import Decimal
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prodml import _settings
 from prodml.drift import (
     ADWIN,
     DDM,
@@ -329,6 +332,8 @@ def test_the_critical_distance_is_that_of_the_exact_test():
     assert critical_distance(3, 1e-9) == math.inf
 
 
+# The first one imports scipy's statistics.
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 9), min_size=12, max_size=12),
     st.lists(st.integers(0, 9), min_size=12, max_size=12),
@@ -396,3 +401,68 @@ def test_no_value_raises(make):
     for value in (Stubborn(), Decimal("sNaN"), "x", [], 1j):
         assert detector.update(value) is False
     assert (detector.seen, detector.invalid) == (0, 5)
+
+
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+def test_a_detector_can_be_pickled_and_copied(make):
+    stream = STREAMS["binary" if make in BINARY.values() else "normal"][2700:3600]
+    detector = make()
+    detections(detector, stream[:400])
+    for other in (pickle.loads(pickle.dumps(detector)), copy.deepcopy(detector)):
+        whole = type(detector).from_dict(detector.to_dict())
+        assert detections(other, stream[400:]) == detections(whole, stream[400:])
+        assert other.to_dict() == whole.to_dict()
+
+
+RETUNED = {
+    ADWIN: {"arl": 500.0},
+    PageHinkley: {"arl": 500.0},
+    KSWIN: {"arl": 50.0, "stat_size": 20},
+    RankCUSUM: {"arl": 500.0, "warm_up": 30},
+    DDM: {"drift_threshold": 4.0},
+    HDDM_W: {"weight": 0.1},
+}
+
+
+@pytest.mark.parametrize(("kind", "changes"), RETUNED.items())
+def test_a_retuned_detector_begins_anew_with_what_follows_from_its_settings(kind, changes):
+    stream = STREAMS["binary" if kind in (DDM, HDDM_W) else "normal"]
+    retuned, fresh = kind(), kind(**changes)
+    detections(retuned, stream[:700])
+    _settings.retune(retuned, **changes)
+    assert detections(retuned, stream[2000:4000]) == detections(fresh, stream[2000:4000])
+    assert kind.from_dict(retuned.to_dict()).to_dict() == retuned.to_dict()
+    with pytest.raises(BadConfiguration):
+        _settings.retune(retuned, **dict.fromkeys(changes, -1))
+
+
+UNITS = [(1e-12, 0.0), (1e12, 0.0), (1.0, 1e9), (1e-90, 0.0), (1e90, 0.0), (1.0, 1e12)]
+
+
+@pytest.mark.parametrize("make", [ADWIN, PageHinkley, REAL["kswin"], RankCUSUM])
+def test_no_unit_and_no_offset_matters(make):
+    rng = np.random.default_rng(3)
+    values = np.concatenate([rng.normal(0, 1, 1000), rng.normal(4, 1, 500), rng.normal(-3, 4, 500)])
+    expected = detections(make(), values.tolist())
+    assert expected
+    for unit, offset in UNITS:
+        assert detections(make(), (unit * values + offset).tolist()) == expected
+
+
+@pytest.mark.parametrize("make", [ADWIN, PageHinkley, RankCUSUM, DDM, HDDM_A, HDDM_W])
+def test_a_change_that_comes_again_is_found_again(make):
+    rng = np.random.default_rng(11)
+    values = np.concatenate([rng.random(1500) < (0.6 if k % 2 else 0.05) for k in range(6)])
+    found = detections(make(), values.astype(float).tolist())
+    # HDDM and DDM hear a rise only, the others a fall too.
+    rises = (1500, 4500, 7500)
+    wanted = rises if make in (DDM, HDDM_A, HDDM_W) else (1500, 3000, 4500, 6000, 7500)
+    for change in wanted:
+        assert any(change <= i < change + 400 for i in found), change
+
+
+def test_an_array_of_one_number_is_a_number():
+    for make in (PageHinkley, RankCUSUM):
+        detector = make()
+        detections(detector, [np.array([0.5]), np.array([[0.5]]), np.array(0.5), np.array([1, 2])])
+        assert (detector.seen, detector.invalid) == (3, 1)

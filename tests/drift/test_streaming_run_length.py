@@ -164,3 +164,25 @@ def test_normal_streams_of_two_units_run_alike(make):
         run_lengths(make, DRAWS[name], runs=200).mean() for name in ("N(0,1)", "N(100,20)")
     )
     assert other == pytest.approx(one, rel=0.1)
+
+
+@pytest.mark.parametrize("draw", [DRAWS["N(0,1)"], DRAWS["lognormal"], DRAWS["Bernoulli(0.1)"]])
+@pytest.mark.parametrize("on", ["location", "spread"])
+def test_a_run_is_not_cut_short_by_what_two_hundred_values_have_not_shown(on, draw):
+    rng, early = np.random.default_rng(7), 0
+    for _ in range(200):
+        detector = RankCUSUM(on=on)
+        early += bool(detections(detector, draw(rng, 600).tolist()))
+    # An exponential run of 10,000 ends there in 5.8 of a hundred; the first 200 values only teach.
+    assert early <= 200 * 0.04 + 3 * math.sqrt(200 * 0.04)
+
+
+def test_a_spread_that_changes_soon_is_found():
+    found = delays(
+        lambda: RankCUSUM(on="spread"),
+        DRAWS["N(0,1)"],
+        lambda rng, n: rng.normal(0.0, 1.5, n),
+        runs=20,
+        calm=300,
+    )
+    assert found.max() < 1000

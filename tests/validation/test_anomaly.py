@@ -1,4 +1,5 @@
 import math
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prodml.errors import BadConfiguration
-from prodml.validation import AnomalyDetector, RowAnomaly
+from prodml.validation import AnomalyDetector, BatchAnomaly, RowAnomaly
 
 RNG = np.random.default_rng(7)
 AGE = RNG.normal(40, 8, 3000)
@@ -207,3 +208,42 @@ def test_a_level_that_cannot_be_hashed_is_a_new_one():
 def test_huge_numbers_pass_without_a_warning():
     detector = AnomalyDetector({"a": np.array([1e308, -1e308] * 50), "b": np.arange(100.0)})
     assert 0.0 <= detector.score({"a": 1.0, "b": 1.0}).p_value <= 1.0
+
+
+def test_columns_of_an_array_are_those_of_the_reference():
+    data = RNG.normal(size=(400, 3))
+    detector = AnomalyDetector(data, ["p", "q", "r"], fields=["p", "r"])
+    found = detector.score_batch(data[:5])
+    assert isinstance(found, BatchAnomaly)
+    named = [dict(zip("pqr", row, strict=True)) for row in data[:5].tolist()]
+    assert found.p_values.tolist() == detector.score_batch(named).p_values.tolist()
+    assert found.p_values.max() > 0.1
+    with pytest.raises(ValueError, match="3 names for 2 columns"):
+        detector.score_batch(data[:, :2])
+    with pytest.raises(BadConfiguration, match="top"):
+        AnomalyDetector(data, top=1.5)
+
+
+def test_a_detector_travels():
+    again = pickle.loads(pickle.dumps(DETECTOR))
+    assert again.score(USUAL) == DETECTOR.score(USUAL)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng, n: rng.normal(1e9, 1.0, (n, 3)),
+        lambda rng, n: 1e-300 * rng.normal(size=(n, 3)),
+        lambda rng, n: (rng.random((n, 4)) < 0.1) * 1.0,
+        lambda rng, n: np.where(rng.random((n, 3)) < 0.2, np.nan, rng.normal(size=(n, 3))),
+        lambda rng, n: np.ones((n, 2)),
+        lambda rng, n: {"a": rng.integers(0, 10**6, n).astype(str).tolist()},
+    ],
+)
+def test_no_more_good_rows_are_called_odd_than_said(draw):
+    shares = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        detector = AnomalyDetector(draw(rng, 400), seed=seed)
+        shares.append((detector.score_batch(draw(rng, 400)).p_values <= 0.1).mean())
+    assert np.mean(shares) <= 0.1 + 3 * np.std(shares) / math.sqrt(20)

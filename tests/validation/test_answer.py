@@ -178,3 +178,17 @@ def test_a_setting_of_a_wrong_type_is_named(settings):
 
 def test_what_cannot_be_hashed_is_not_allowed():
     assert "not allowed" in str(AnswerCheck(allowed={"a"}).reason(bytearray(b"a")))
+
+
+@pytest.mark.parametrize(
+    "check", [AnswerCheck(maximum=1), AnswerCheck(allowed={1}), AnswerCheck(maximum=2**64)]
+)
+def test_a_number_of_more_digits_than_python_writes_is_refused_as_others(check):
+    with pytest.raises(RejectedAnswer, match="<int, not shown: ValueError> is"):
+        check(10**5000)
+
+
+def test_truths_are_numbers_beside_any_bound():
+    check = AnswerCheck(minimum=-(2**70), maximum=2**70)
+    assert check(np.array([True, False]))
+    assert AnswerCheck(maximum=0.5).reason(np.array([True])) == "1 is above 0.5"

@@ -1,9 +1,10 @@
 from datetime import datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prodml.errors import InvalidFeatures
 from prodml.types import MISS
 from prodml.validation import Field, Rule, Schema, SchemaDiff
 
@@ -42,6 +43,18 @@ def effect(old, new, setting):
             Field(datetime, minimum=datetime(2024, 1, 1)),
             Field(datetime, minimum=datetime(2025, 1, 1)),
             "minimum",
+            "narrower",
+        ),
+        (
+            Field(datetime, minimum=datetime(2024, 1, 1)),
+            Field(int, minimum=3),
+            "minimum",
+            "narrower",
+        ),
+        (
+            Field(int, maximum=3),
+            Field(datetime, maximum=datetime(2024, 1, 1)),
+            "maximum",
             "narrower",
         ),
     ],
@@ -125,3 +138,57 @@ def test_moments_are_compared_as_moments():
     # A bound with a time zone refuses every moment without one.
     assert not compatible("maximum", "2024-01-01T00:00:00", here)
     assert not compatible("minimum", here, "2020-01-01T00:00:00")
+
+
+KINDS = {"any": {}, "int": {"minimum": 0}, "float": {"maximum": 5}, "str": {"max_length": 2}}
+KINDS |= {"datetime": {"minimum": datetime(2024, 1, 1)}, "bool": {}}
+VALUES = [None, -1, 3, 9, 2.5, "a", "long", True, datetime(2023, 1, 1), datetime(2025, 1, 1), [1]]
+SOFT = st.dictionaries(
+    st.sampled_from(["missing", "type"]), st.sampled_from(["warn", "reject", "quarantine"])
+)
+SIDES = st.builds(
+    lambda kind, bounded, required, nullable, on: Field(
+        kind, required=required, nullable=nullable, on=on, **(KINDS[kind] if bounded else {})
+    ),
+    st.sampled_from([*KINDS]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    SOFT,
+)
+WHOLES = st.fixed_dictionaries(
+    {
+        "extra": st.sampled_from(["allow", "reject", "drop"]),
+        "rules": st.sampled_from([(), ("a == 3 or a != 3",), (Rule("a < 5", action="warn"),)]),
+        "on": SOFT,
+    }
+)
+
+
+@settings(max_examples=50)
+@given(
+    st.dictionaries(st.just("b"), SIDES),
+    st.dictionaries(st.just("b"), SIDES),
+    st.tuples(SIDES, SIDES),
+    WHOLES,
+    WHOLES,
+)
+def test_what_is_called_compatible_accepts_whatever_was_accepted(old, new, both, one, other):
+    before, after = Schema({"a": both[0], **old}, **one), Schema({"a": both[1], **new}, **other)
+    diff = before.diff(after)
+    assert isinstance(diff, SchemaDiff)
+    assert str(diff)
+    if not diff.compatible:
+        return
+    rows = [{"a": a, "b": b} for a in VALUES for b in VALUES]
+    for row in [*rows, {}, *({"a": value} for value in VALUES)]:
+        if accepted(before, row):
+            assert accepted(after, row)
+
+
+def accepted(schema, row):
+    try:
+        schema.validate(row)
+    except InvalidFeatures:
+        return False
+    return True

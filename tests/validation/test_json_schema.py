@@ -74,6 +74,10 @@ def documents(draw):
                     {"type": "boolean"},
                     {"enum": ["a", None]},
                     {"const": "ab"},
+                    {"enum": [1, 2.5]},
+                    {"enum": [0, None]},
+                    {"const": True},
+                    {"type": "string", "enum": ["a", "abc"]},
                     {"$ref": "#/$defs/small"},
                     {"anyOf": [{"type": "string"}, {"type": "null"}]},
                     {"anyOf": [{"$ref": "#/$defs/small"}, {"type": "null"}]},
@@ -147,9 +151,42 @@ def test_what_json_schema_cannot_say_is_told_and_comes_back():
     }
 
 
-def test_a_pattern_that_only_python_knows_is_told():
+@pytest.mark.parametrize("pattern", ["(?P<x>a)", "(?i)ab", r"ab\Z", "a++"])
+def test_a_pattern_that_only_python_knows_is_told_and_left_out(pattern):
+    schema = Schema({"a": Field(str, pattern=pattern)})
     with pytest.warns(NotExpressed, match="only Python"):
-        Schema({"a": Field(str, pattern="(?P<x>a)")}).to_json_schema()
+        document = schema.to_json_schema()
+    # In another's engine, or within brackets, it would not even compile.
+    assert "pattern" not in document["properties"]["a"]
+    assert jsonschema.Draft202012Validator(document).is_valid({"a": "anything"})
+    assert Schema.from_json_schema(document).diff(schema) == {}
+
+
+def test_levels_of_two_kinds_that_python_takes_for_one_are_told():
+    with pytest.warns(NotExpressed, match="true for 1"):
+        Schema.from_json_schema({"properties": {"a": {"enum": [1, True]}}})
+
+
+def test_levels_of_any_kind_come_back_as_such():
+    schema = Schema({"a": Field(categories=(1, 2)), "b": Field(categories=("x",), nullable=True)})
+    document = json.loads(json.dumps(schema.to_json_schema()))
+    assert Schema.from_json_schema(document).to_dict() == schema.to_dict()
+
+
+def test_a_word_beside_a_reference_that_says_otherwise_is_told():
+    small = {"type": "integer", "maximum": 2, "title": "Small"}
+    said = {"$ref": "#/$defs/small", "maximum": 5, "title": "Other"}
+    document = {"properties": {"a": said}, "$defs": {"small": small}}
+    with pytest.warns(NotExpressed, match="maximum beside") as told:
+        Schema.from_json_schema(document)
+    assert len(told) == 1
+
+
+def test_a_pattern_with_flags_is_searched_for_with_them():
+    document = {"properties": {"a": {"type": "string", "pattern": "(?i)AB"}}}
+    schema = Schema.from_json_schema(document)
+    assert schema.check({"a": "xxabyy"}) == ()
+    assert schema.check({"a": "xx"})[0].rule == "pattern"
 
 
 @pytest.mark.parametrize(

@@ -258,3 +258,36 @@ def test_checks_and_types_without_a_counterpart_are_told():
     structure = pandera_polars.Column(pl.Struct({"x": pl.Int64}))
     field, told = told_of(structure, "polars")
     assert (field.kind, len(told)) == ("any", 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("pattern", ["(?i)ab", "(?x)a b # twice", "a(?=b)b", r"(a)b\1", r"ab\Z"])
+def test_a_pattern_is_taken_or_told(backend, pattern):
+    schema = Schema({"a": Field(str, pattern=pattern)})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        theirs = to_pandera(schema, backend=backend)
+    taken = not any(isinstance(each.message, NotExpressed) for each in told)
+    assert taken or backend == "polars" or "?x" in pattern
+    frames = {"pandas": pd.DataFrame, "polars": pl.DataFrame}
+    for value in ("ab", "AB", "aba", "ba", "ab\n"):
+        frame = frames[backend]({"a": [value]})
+        try:
+            theirs.validate(frame)
+            fine = True
+        except (pandera.errors.SchemaError, pandera_polars.errors.SchemaError):
+            fine = False
+        assert fine == schema.validate_batch(frame).ok or not taken
+    assert from_pandera(theirs).diff(schema) == {}
+
+
+def test_bounds_that_every_number_is_within_say_nothing():
+    check = pandera.Check
+    theirs = {
+        "whole": pandera.Column(int, [check.lt(math.inf), check.gt(-math.inf)]),
+        "ratio": pandera.Column(float, [check.le(math.inf), check.ge(-math.inf)]),
+    }
+    ours = from_pandera(pandera.DataFrameSchema(theirs))
+    assert {(f.minimum, f.maximum) for f in ours.fields.values()} == {(None, None)}
+    with pytest.raises(BadConfiguration, match="finite"):
+        from_pandera(pandera.DataFrameSchema({"x": pandera.Column(int, check.gt(math.inf))}))

@@ -1,3 +1,4 @@
+import inspect
 import math
 import pickle
 from array import array
@@ -124,6 +125,7 @@ TABLE = st.lists(st.fixed_dictionaries(dict.fromkeys("abc", CELLS)), min_size=1,
 @example("a * b > 0", [{"a": 2**62, "b": 4, "c": 0}])
 @example("a - b == c", [{"a": math.inf, "b": math.inf, "c": 0.0}])
 @example("a / b > 1 or c == 0", [{"a": 1, "b": 0, "c": 0}])
+@example("c <= abs(a + c)", [{"a": 0, "b": 0, "c": 0.0}, {"a": 0.0, "b": 0, "c": 2**53 + 1}])
 def test_columns_get_the_verdict_of_rows(text, rows):
     schema = Schema(NUMBERS, rules=[Rule(text, name="r")], on={"finite": "warn"})
     one_by_one = schema.validate_batch(rows)
@@ -330,3 +332,17 @@ def test_a_rule_about_a_whole_pandas_row_tells_its_values():
 
 def _never(row):
     return False
+
+
+def test_a_rule_that_is_too_deep_for_the_stack_that_is_left_is_a_violation_and_no_exception():
+    schema = Schema({"a": Field(int)}, rules=[Rule("a" + " + a" * 440 + " > 0", name="deep")])
+
+    def within(frames):
+        if frames:
+            return within(frames - 1)
+        alone = rules(schema.check({"a": 1}))
+        return alone, [*schema.validate_batch({"a": [1]}).where]
+
+    depth = len(inspect.stack(0))
+    assert within(5) == ([], [])
+    assert within(950 - 440 - depth + 100) == ([("deep", "rule_error")],) * 2

@@ -365,6 +365,9 @@ def test_types_seen_do_not_fill_memory():
         ({"rules": "a > 1"}, "rules"),
         ({"rules": [5]}, "rules"),
         ({"unique": [5]}, "unique"),
+        ({"unique": 5}, "unique"),
+        ({"rules": 5}, "rules"),
+        ({"quarantine": []}, "quarantine"),
         ({"null_alpha": "x"}, "null_alpha"),
     ],
 )

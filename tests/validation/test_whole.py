@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, fisher_exact
 
 from prodml.errors import BadConfiguration, InvalidFeatures
-from prodml.validation import Field, Quarantine, Schema, SchemaStats
+from prodml.validation import Field, Quarantine, Schema, SchemaStats, ShareChange
 from prodml.validation.stats import _equal_shares
 
 TABLES = [list, dict, pd.DataFrame, pl.DataFrame, pa.table]
@@ -283,3 +283,10 @@ def test_shares_of_very_many_rows_are_compared_in_little_memory():
     assert _equal_shares(n // 10, n, n // 9, n) == 0.0
     # Ten standard deviations.
     assert 1e-25 < _equal_shares(n // 10, n, n // 10 + 134_000, n) < 1e-21
+
+
+def test_a_share_that_changed_is_ready_for_json():
+    fine = SchemaStats(rows=1000, breaches={("a", "missing", "impute"): 10})
+    (change,) = SchemaStats(rows=200, breaches={("a", "missing", "impute"): 40}).compare(fine)
+    assert isinstance(change, ShareChange)
+    assert change.to_dict()["effect"] == pytest.approx(0.19)

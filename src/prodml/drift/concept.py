@@ -10,10 +10,11 @@ from operator import itemgetter
 from typing import Any, Literal, final
 
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.drift.streaming.detector import StreamDetector, whole
+from prodml.drift.streaming.detector import StreamDetector, number_of, whole
 from prodml.drift.streaming.rank_cusum import RankCUSUM
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, DriftDetected, Event, PerformanceDropped, PredictionServed, Stream
+from prodml.types import is_missing
 
 __all__ = ["ConceptCounts", "ConceptDriftMonitor"]
 
@@ -42,7 +43,8 @@ class ConceptCounts:
     duplicate
         Labels and predictions whose id had one before.
     invalid
-        Pairs that the error function could not judge, or judged as no finite number.
+        Pairs that the error function could not judge, or judged as no finite number; without
+        one, labels that are missing (None, NaN).
 
     Examples
     --------
@@ -129,7 +131,9 @@ class ConceptDriftMonitor:
 
     detectors: Sequence[StreamDetector] = ()
     error: Callable[[Any, Any], float] | None = field(default=None, repr=False)
-    order: Literal["label", "prediction"] = "label"
+    order: Literal["label", "prediction"] = field(
+        default="label", metadata={"fixed": "build another monitor"}
+    )
     max_age: float = 7 * 86_400.0
     max_pending: int = 100_000
     name: str = "concept-drift"
@@ -277,9 +281,12 @@ class ConceptDriftMonitor:
             self._advance()
 
     def _judged(self, prediction: Any, label: Any) -> float:
+        if self.error is None and is_missing(label):
+            # Nobody knows the truth yet: that is no error of the model.
+            return math.nan
         try:
             wrong = prediction != label if self.error is None else self.error(prediction, label)
-            return float(wrong)
+            return number_of(wrong)
         except Exception:
             # A pair that cannot be judged is counted; it must not hold up the others.
             return math.nan

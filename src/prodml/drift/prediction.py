@@ -5,6 +5,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from typing import Any, cast, final
 
 import numpy as np
@@ -219,6 +220,8 @@ class PredictionDriftMonitor:
             )
         _size("threshold", self.threshold)
         _size("min_spread", self.min_spread)
+        # With the monitor, not with its first check.
+        import_module("scipy.special")
         self._incoming, self._stamps = array("d"), array("d")
         self._append = self._incoming.append if self.window_seconds is None else self._stamped
 

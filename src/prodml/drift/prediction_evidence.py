@@ -5,6 +5,10 @@ quantiles of the baseline.  Five aspects follow from these counts: the location 
 spread (means of rank scores, which no outlier can move far), the shape (all cells, a dozen
 or so at a time), values outside the baseline's range, and values that are no finite number.
 
+A baseline is a sample too: a new value lies beyond all ``n`` of it with a chance of
+``2 / (n + 1)``, and the unit of the scores is learnt from it, so means are judged by Student's
+distribution.
+
 A window is looked at again and again, and each look could alarm by chance.  A p-value ``p``
 of one look is therefore multiplied by three numbers: 5 for the aspects, ``1 - 2 log p`` for all
 looks while the window moves on by one length (the largest of a sliding mean: Siegmund [1]_,
@@ -81,8 +85,10 @@ class Baseline:
         edges = np.array(edges_of(finite.tolist(), _CELLS) if finite.size else [0.0])
         counts = np.diff([0, *finite.searchsorted(edges), len(finite)])
         kept = counts.tolist() if finite.size else [0, 1]
-        location, spread = (np.array(scores_of(kept, spread=wide)) for wide in (False, True))
-        skews = (float(np.array(kept) @ z**3) / sum(kept) for z in (location, spread))
+        # A new value is as likely below all of the baseline as between any two of it.
+        weights = [kept[0] + 1, *kept[1:-1], kept[-1] + 1]
+        location, spread = (np.array(scores_of(weights, spread=wide)) for wide in (False, True))
+        skews = (float(np.array(weights) @ z**3) / sum(weights) for z in (location, spread))
         groups = _groups(kept)
         grouped = np.add.reduceat(np.array(kept), groups)
         return cls(
@@ -164,17 +170,21 @@ def _spread(baseline: Baseline, counts: Counts, limits: Limits) -> Finding:
 
 def _score(scores: Floats, skew: float, counts: Counts, baseline: Baseline) -> tuple[float, float]:
     """Mean score of the window, and its two-sided p-value."""
+    from scipy.special import stdtr
+
     count = int(counts.sum())
     mean = float(counts @ scores) / count
     z = abs(mean) / math.sqrt(1.0 / count + 1.0 / baseline.moments.count)
     # A skew score has a longer tail on one side than the normal one (Bernstein).
     tail = max(0.0, skew if mean > 0.0 else -skew) / math.sqrt(count)
-    return mean, math.erfc(z / math.sqrt(1.0 + tail * z / 3.0) / math.sqrt(2.0))
+    z /= math.sqrt(1.0 + tail * z / 3.0)
+    # The unit of the scores was learnt from the baseline: with few values it is a guess.
+    return mean, 2.0 * float(stdtr(baseline.moments.count - 1, -z))
 
 
 def _groups(counts: list[int]) -> Counts:
-    """First cells of groups that hold about a sixteenth of the values each."""
-    least, held, first = sum(counts) / _GROUPS, 0, [0]
+    """First cells of groups that hold about a sixteenth of the values each, five at least."""
+    least, held, first = max(sum(counts) / _GROUPS, 5.0), 0, [0]
     for cell, count in enumerate(counts):
         if held >= least and sum(counts[cell:]) >= least:
             first.append(cell)

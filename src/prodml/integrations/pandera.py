@@ -15,11 +15,12 @@ from typing import Any, Literal, TypeAlias, cast
 from prodml.errors import BadConfiguration
 from prodml.validation import Field, Schema
 from prodml.validation.not_expressed import tell
+from prodml.validation.pattern import scoped
 
 __all__ = ["from_pandera", "to_pandera"]
 
 Backend: TypeAlias = Literal["pandas", "polars"]
-_KEPT = ("default", "null_share", "on", "max_null_share")
+_KEPT = ("default", "null_share", "on", "max_null_share", "pattern")
 _MOST = float_info.max
 
 
@@ -155,10 +156,27 @@ def _checks(theirs: Any, backend: Backend, name: str, field: Field) -> list[Any]
     if field.pattern is not None:
         # Their expressions are anchored at the start only, and polars' engine is Rust's.
         end = r"\Z" if backend == "pandas" else "$"
-        checks.append(make.str_matches(f"^(?:{field.pattern}){end}"))
+        pattern = f"^(?:{scoped(field.pattern)}){end}"
+        if _knows(backend, pattern):
+            checks.append(make.str_matches(pattern))
+        else:
+            tell(name, f"pattern: not known to {backend}")
     if field.categories is not None:
         checks.append(make.isin(list(field.categories)))
     return checks
+
+
+def _knows(backend: Backend, pattern: str) -> bool:
+    import importlib
+
+    # Texts of Arrow are matched by RE2, those of polars by Rust's engine: neither knows all.
+    texts = importlib.import_module(backend).Series([""]).str
+    try:
+        texts.match(pattern) if backend == "pandas" else texts.contains(pattern)
+    except Exception:
+        # Each engine has errors of its own.
+        return False
+    return True
 
 
 # -- in -----------------------------------------------------------------------------------
@@ -270,7 +288,8 @@ def _kind(name: str, dtype: Any) -> str:
 
 
 def _tighten(told: dict[str, Any], key: str, bound: Any) -> None:
-    if isinstance(bound, float) and abs(bound) == _MOST:
+    if isinstance(bound, float) and abs(bound) >= _MOST and (bound < 0) == (key == "minimum"):
+        # Every number is within it.
         return
     old = told.get(key)
     pick = max if key == "minimum" else min
@@ -278,7 +297,7 @@ def _tighten(told: dict[str, Any], key: str, bound: Any) -> None:
 
 
 def _beside(told: Mapping[str, Any], bound: Any, way: float) -> Any:
-    if told["kind"] == "int":
+    if told["kind"] == "int" and math.isfinite(bound):
         return math.floor(bound) + 1 if way > 0 else math.ceil(bound) - 1
     return math.nextafter(bound, way)
 

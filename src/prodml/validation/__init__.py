@@ -14,17 +14,22 @@ An :class:`AnswerCheck` looks at the other end: a model that answers NaN has fai
 None and NaN are missing values; ``0``, ``""`` and ``False`` are values.
 """
 
-from prodml.validation.anomaly import AnomalyDetector, BatchAnomaly, RowAnomaly
-from prodml.validation.answer import AnswerCheck
-from prodml.validation.difference import SchemaDiff
-from prodml.validation.field import Field
-from prodml.validation.not_expressed import NotExpressed
-from prodml.validation.outcome import BatchValidation
-from prodml.validation.quarantine import HeldRow, Quarantine
-from prodml.validation.rule import Rule
-from prodml.validation.schema import Schema
-from prodml.validation.stats import SchemaStats, ShareChange
-from prodml.validation.violation import Violation
+from typing import TYPE_CHECKING
+
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.validation.anomaly import AnomalyDetector, BatchAnomaly, RowAnomaly
+    from prodml.validation.answer import AnswerCheck
+    from prodml.validation.difference import SchemaDiff
+    from prodml.validation.field import Field
+    from prodml.validation.not_expressed import NotExpressed
+    from prodml.validation.outcome import BatchValidation
+    from prodml.validation.quarantine import HeldRow, Quarantine
+    from prodml.validation.rule import Rule
+    from prodml.validation.schema import Schema
+    from prodml.validation.stats import SchemaStats, ShareChange
+    from prodml.validation.violation import Violation
 
 __all__ = [
     "AnomalyDetector",
@@ -43,3 +48,20 @@ __all__ = [
     "ShareChange",
     "Violation",
 ]
+
+load_on_use(
+    __name__,
+    {
+        ".anomaly": ("AnomalyDetector", "BatchAnomaly", "RowAnomaly"),
+        ".answer": ("AnswerCheck",),
+        ".difference": ("SchemaDiff",),
+        ".field": ("Field",),
+        ".not_expressed": ("NotExpressed",),
+        ".outcome": ("BatchValidation",),
+        ".quarantine": ("HeldRow", "Quarantine"),
+        ".rule": ("Rule",),
+        ".schema": ("Schema",),
+        ".stats": ("SchemaStats", "ShareChange"),
+        ".violation": ("Violation",),
+    },
+)

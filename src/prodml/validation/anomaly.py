@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import copysign, isnan, sqrt
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 from prodml.errors import BadConfiguration
 from prodml.types import MISS, Features
@@ -149,6 +149,7 @@ class AnomalyDetector:
     __slots__: tuple[str, ...] = (
         "_calibration",
         "_judges",
+        "_names",
         "_odds",
         "_together",
         "skipped",
@@ -170,7 +171,7 @@ class AnomalyDetector:
 
         if not 0.0 < held_out < 1.0:
             raise BadConfiguration(f"held_out is a share between 0 and 1, not {held_out!r}")
-        if top < 0:
+        if not isinstance(cast("Any", top), int) or top < 0:
             raise BadConfiguration(f"top is a count, >= 0, not {top!r}")
         table = _table(reference, names)
         if table.n_rows < _FEWEST:
@@ -183,6 +184,7 @@ class AnomalyDetector:
                 f"{_FEWEST_FITTED} are needed"
             )
         self.top: int = top
+        self._names: tuple[str, ...] = tuple(table.names)
         self.skipped: tuple[str, ...] = ()
         self._judges: dict[str, Surprise] = {}
         columns = {name: table.column(name)[0] for name in table.names if _asked(name, fields)}
@@ -237,6 +239,8 @@ class AnomalyDetector:
     def score_batch(self, rows: Any, /, names: Sequence[str] | None = None) -> BatchAnomaly:
         """How unlike the reference every row is; a missing column is a column of nulls.
 
+        ``names`` are those of an array's columns; the reference's by default.
+
         Examples
         --------
         >>> detector = AnomalyDetector({"plan": ["a", "b"] * 500})
@@ -253,7 +257,7 @@ class AnomalyDetector:
         if listed is not None:
             gets = [row.get if hasattr(row, "get") else _NOTHING.get for row in listed]
             return {name: [get(name, MISS) for get in gets] for name in self._judges}
-        table = table_of(rows, names)
+        table = table_of(rows, self._names if names is None else names)
         gone: list[Any] = [None] * table.n_rows
         return {n: table.column(n)[0] if n in table.names else gone for n in self._judges}
 

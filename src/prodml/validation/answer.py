@@ -10,6 +10,7 @@ from typing import Any, cast
 from prodml.errors import BadConfiguration, RejectedAnswer
 from prodml.types import is_missing
 from prodml.validation.kinds import kind_of_type, plain_number
+from prodml.validation.violation import shown
 
 __all__ = ["AnswerCheck"]
 
@@ -63,15 +64,9 @@ class AnswerCheck:
     _high: float = field(default=inf, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("minimum", "maximum"):
-            bound = getattr(self, name)
-            number = kind_of_type(type(bound)) in _NUMBERS
-            if bound is not None and not (number and isfinite(bound)):
-                raise BadConfiguration(f"{name} must be finite or None, not {bound!r}")
-        if not isinstance(cast("Any", self.shape), (list, tuple, NoneType)):
-            raise BadConfiguration(f"shape must be a sequence of lengths, not {self.shape!r}")
-        if any(length is not None and length < 0 for length in self.shape or ()):
-            raise BadConfiguration(f"shape must hold lengths >= 0 or None, not {self.shape!r}")
+        _refuse_bound("minimum", self.minimum)
+        _refuse_bound("maximum", self.maximum)
+        _refuse_shape(self.shape)
         edge = float_info.max if self.finite else inf
         self._low = -edge if self.minimum is None else self.minimum
         self._high = edge if self.maximum is None else self.maximum
@@ -122,6 +117,8 @@ class AnswerCheck:
         if array.dtype.kind == "f" and array.dtype.itemsize < 8:
             # A narrow float would round the bounds to its own width, infinity included.
             array = array.astype(np.float64)
+        elif array.dtype.kind == "b":
+            array = array.astype(np.int64)
         wrong = ~np.isfinite(array) if self.finite else np.isnan(array)
         if self.minimum is not None:
             wrong = wrong | (array < self.minimum)
@@ -143,22 +140,36 @@ class AnswerCheck:
 
     def _scalar_reason(self, value: Any) -> str | None:
         if is_missing(value):
-            return f"{value!r} is not a value"
+            return f"{shown(value)} is not a value"
         if self.allowed is not None and not _among(value, self.allowed):
-            return f"{value!r} is not allowed"
+            return f"{shown(value)} is not allowed"
         if kind_of_type(type(value)) not in _NUMBERS:
             ranged = self.minimum is not None or self.maximum is not None
-            return f"{value!r} is not a number" if ranged else None
+            return f"{shown(value)} is not a number" if ranged else None
         return self._number_reason(plain_number(value))
 
     def _number_reason(self, value: float) -> str | None:
         if self.finite and value in (inf, -inf):
-            return f"{value!r} is not finite"
+            return f"{shown(value)} is not finite"
         if self.minimum is not None and value < self.minimum:
-            return f"{value!r} is below {self.minimum}"
+            return f"{shown(value)} is below {self.minimum}"
         if self.maximum is not None and value > self.maximum:
-            return f"{value!r} is above {self.maximum}"
+            return f"{shown(value)} is above {self.maximum}"
         return None
+
+
+def _refuse_bound(name: str, bound: Any) -> None:
+    number = kind_of_type(type(bound)) in _NUMBERS
+    if bound is not None and not (number and isfinite(bound)):
+        raise BadConfiguration(f"{name} must be finite or None, not {bound!r}")
+
+
+def _refuse_shape(shape: Any) -> None:
+    if not isinstance(shape, (list, tuple, NoneType)):
+        raise BadConfiguration(f"shape must be a sequence of lengths, not {shape!r}")
+    lengths: Sequence[Any] = shape or ()
+    if any(length is not None and length < 0 for length in lengths):
+        raise BadConfiguration(f"shape must hold lengths >= 0 or None, not {shape!r}")
 
 
 def _among(value: Any, allowed: Collection[Any]) -> bool:

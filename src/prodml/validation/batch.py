@@ -19,6 +19,7 @@ Found: TypeAlias = dict[tuple[str, RuleName], Mask]
 ActionFor: TypeAlias = Callable[[str, RuleName], Action]
 
 _NUMERIC = "fiub"
+_MOMENTS = frozenset({"date", "datetime"})
 
 
 def judge(table: Table, fields: Mapping[str, Field], extra: str) -> Found:
@@ -37,10 +38,11 @@ def judge(table: Table, fields: Mapping[str, Field], extra: str) -> Found:
     for name, wanted in fields.items():
         if name in present:
             texts = table.texts(name)
-            if texts is None:
-                masks = column_breaches(wanted, *table.column(name))
-            else:
+            if texts is not None:
                 masks = _text_breaches(wanted, texts)
+            else:
+                ask = table.column if wanted.categories is not None else table.quick
+                masks = column_breaches(wanted, *ask(name))
             found.update({(name, rule): mask for rule, mask in masks.items() if mask.any()})
         elif wanted.required and table.n_rows:
             found[name, "missing"] = np.ones(table.n_rows, dtype=bool)
@@ -68,22 +70,35 @@ def column_breaches(wanted: Field, values: Column, kind: Any = None) -> dict[Rul
     >>> column_breaches(Field(int, minimum=0), [3, -1])["range"].tolist()
     [False, True]
     """
-    import numpy as np
-
     if not isinstance(values, list):
-        if values.dtype.kind in _NUMERIC and wanted.categories is None:
-            return _numeric_breaches(wanted, values, kind)
+        if values.dtype.kind in _NUMERIC:
+            judged = _numeric_breaches if wanted.categories is None else _level_breaches
+            return judged(wanted, values, kind)
         if values.dtype.kind == "M" and wanted.categories is None:
-            return _moment_breaches(wanted, values)
+            return _moment_breaches(wanted, values, kind)
         # Nanoseconds would become plain ints as a list.
         stamps = values.dtype.kind in "mM"
         values = list(values) if stamps else cast("list[Any]", values.tolist())
-    rules = _listed_breaches(wanted, values)
+    return _masks(_listed_breaches(wanted, values))
+
+
+def _masks(rules: list[RuleName | None]) -> dict[RuleName, Mask]:
+    import numpy as np
+
     masks: dict[RuleName, Mask] = {}
     for rule in frozenset(rules):
         if rule is not None:
             masks[rule] = np.array([found == rule for found in rules], dtype=np.bool_)
     return masks
+
+
+def _level_breaches(wanted: Field, values: Any, _: Any) -> dict[RuleName, Mask]:
+    """One look a distinct number."""
+    import numpy as np
+
+    levels, where = np.unique(values, return_inverse=True)
+    masks = _masks([breach(wanted, level) for level in levels.tolist()])
+    return {rule: mask[where] for rule, mask in masks.items()}
 
 
 def _listed_breaches(wanted: Field, values: list[Any]) -> list[RuleName | None]:
@@ -116,6 +131,9 @@ def _numeric_breaches(wanted: Field, values: Any, kind: Any) -> dict[RuleName, M
     if wanted.kind == "any":
         return masks
     wrong = masks["type"] = _wrong(wanted, values, found, ~null)
+    if wanted.kind not in {"float", "int"}:
+        # Its bounds, if any, are moments, which no number can be compared with.
+        return masks
     if wanted.kind == "float":
         masks["finite"] = infinite & ~wrong
     masks["range"] = _outside(wanted, values) & ~wrong & ~infinite
@@ -142,14 +160,15 @@ def _all_fine(wanted: Field, values: Any, found: str) -> bool:
     return above and (high is None or bool(values.max() <= high))
 
 
-def _moment_breaches(wanted: Field, values: Any) -> dict[RuleName, Mask]:
+def _moment_breaches(wanted: Field, values: Any, kind: Any) -> dict[RuleName, Mask]:
     import numpy as np
 
     null = np.isnat(values)
     masks: dict[RuleName, Mask] = {} if wanted.nullable else {"missing": null}
     bounds = (wanted.minimum, wanted.maximum)
     zoned = any(getattr(bound, "tzinfo", None) is not None for bound in bounds)
-    if wanted.kind not in {"any", "date", "datetime"} or zoned:
+    # An array of numpy does not say whether days are meant or moments.
+    if wanted.kind not in {"any", *({kind} if kind else _MOMENTS)} or zoned:
         return {**masks, "type": ~null}
     moments = values.astype("datetime64[us]")
     outside = np.zeros(len(values), dtype=np.bool_)
@@ -231,7 +250,7 @@ def amend(
 
 def _amended(wanted: Field, values: Column, mask: Mask, act: Action) -> Column:
     def put(value: Any) -> Any:
-        return wanted.clip(value) if act == "clip" else wanted.default
+        return wanted.clip(value) if act == "clip" else wanted.filled()
 
     if not isinstance(values, list) and values.dtype.kind == "M":
         stamps = _stamped(values, mask, [put(value) for value in values[mask]])
@@ -240,9 +259,13 @@ def _amended(wanted: Field, values: Column, mask: Mask, act: Action) -> Column:
     if isinstance(values, list) or values.dtype.kind not in _NUMERIC:
         pairs = zip(values, mask, strict=True)
         return [put(value) if hit else value for value, hit in pairs]
+    return _filled(values, mask, [put(value) for value in values[mask].tolist()])
+
+
+def _filled(values: Any, mask: Mask, fresh: list[Any]) -> Column:
+    """Numbers with ``fresh`` where ``mask`` is true."""
     import numpy as np
 
-    fresh = [put(value) for value in values[mask].tolist()]
     added = np.asarray(fresh).dtype
     if added.kind not in _NUMERIC:
         # A text among numbers must not make texts of the numbers.
@@ -253,7 +276,7 @@ def _amended(wanted: Field, values: Column, mask: Mask, act: Action) -> Column:
     # A bound or default of another type (0.5 into ints) must widen the column, not be cut.
     copy = values.astype(np.result_type(values.dtype, added))
     copy[mask] = fresh
-    return copy
+    return cast("Column", copy)
 
 
 def _stamped(values: Any, mask: Mask, fresh: list[Any]) -> "Column | None":

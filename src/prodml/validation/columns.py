@@ -23,6 +23,7 @@ Column: TypeAlias = "list[Any] | npt.NDArray[Any]"
 
 _EXACT = 2**53
 """Whole numbers up to here are floats without loss."""
+_QUICK: Mapping[str, Kind] = {"Boolean": "bool", "Date": "date", "Datetime": "datetime"}
 _FEW = 64
 """Rows below which a list is cheaper than asking for distinct values."""
 
@@ -64,6 +65,10 @@ class Table(Protocol):
 
     def column(self, name: str) -> tuple[Column, Kind | None]:
         """Values of ``name``, and their kind if the table declares one."""
+        ...
+
+    def quick(self, name: str) -> tuple[Column, Kind | None]:
+        """As :meth:`column`, in the form that is judged fastest; not for rules to look at."""
         ...
 
     def texts(self, name: str) -> Texts | None:
@@ -158,10 +163,11 @@ class Columns:
 
     def column(self, name: str) -> tuple[Column, Kind | None]:
         """Values of ``name``: an array as it is, everything else as a list."""
-        values = self._data[name]
-        if hasattr(values, "dtype") and not hasattr(values, "iloc") and hasattr(values, "tolist"):
-            return values, None
-        return list(values), None
+        return _column(self._data[name]), None
+
+    def quick(self, name: str) -> tuple[Column, Kind | None]:
+        """As :meth:`column`."""
+        return self.column(name)
 
     def texts(self, name: str) -> None:
         """Lists and arrays are looked at as they are."""
@@ -176,11 +182,24 @@ class Columns:
         return Columns({name: merged[name] for name in merged if name not in drop})
 
 
+def _column(values: Any) -> Column:
+    import numpy as np
+
+    # What hides behind a mask is None in a list.
+    if isinstance(values, np.ndarray) and values.ndim == 1 and not hasattr(values, "mask"):
+        return cast("Column", values)
+    for way in ("to_list", "to_pylist", "tolist"):
+        if hasattr(values, way):
+            return cast("list[Any]", getattr(values, way)())
+    return list(values)
+
+
 def _taken(values: Any, mask: Mask) -> Any:
-    if isinstance(values, (list, tuple)):
-        kept = [value for value, keep in zip(cast("list[Any]", values), mask, strict=True) if keep]
-        return tuple(kept) if isinstance(values, tuple) else kept
-    return values[mask]
+    if hasattr(values, "dtype"):
+        # A series of polars wants to be asked in its own way.
+        return values.filter(mask) if hasattr(values, "to_arrow") else values[mask]
+    kept = [value for value, keep in zip(values, mask, strict=True) if keep]
+    return tuple(kept) if isinstance(values, tuple) else kept
 
 
 class Array:
@@ -214,8 +233,12 @@ class Array:
         return len(self._data)
 
     def column(self, name: str) -> tuple[Column, Kind | None]:
-        """Column of ``name``, a view."""
-        return self._data[:, self.names.index(name)], None
+        """Column of ``name``, a view; a list where there is a mask."""
+        return _column(self._data[:, self.names.index(name)]), None
+
+    def quick(self, name: str) -> tuple[Column, Kind | None]:
+        """As :meth:`column`."""
+        return self.column(name)
 
     def texts(self, name: str) -> None:
         """An array is looked at as it is."""
@@ -269,10 +292,21 @@ class Frame:
             return self._lists[name], None
         series = self._frame.get_column(name)
         if series.dtype.is_integer():
-            return series.to_numpy(), "int"
+            return _whole(series)
         if series.dtype.is_float():
             return series.to_numpy(), "float"
         return series.to_list(), None
+
+    def quick(self, name: str) -> tuple[Column, Kind | None]:
+        """As :meth:`column`, and truths and moments as arrays: as lists they take a while."""
+        if self._lists is None:
+            series = self._frame.get_column(name)
+            kind = _QUICK.get(type(series.dtype).__name__)
+            if kind is not None and getattr(series.dtype, "time_zone", None) is None:
+                values = series.to_numpy()
+                if values.dtype.kind in "bM":
+                    return values, kind
+        return self.column(name)
 
     def texts(self, name: str) -> Texts | None:
         """The column as distinct texts, unless it is short or holds other things."""
@@ -316,6 +350,18 @@ class Frame:
                 ) from error
             made.append(_as_before(self._frame, series))
         return Frame(self._frame.with_columns(*made).drop(list(drop)).to_native())
+
+
+def _whole(series: Any) -> tuple[Column, Kind | None]:
+    import narwhals as nw
+
+    # Numpy has no whole numbers of 128 bits.
+    if series.dtype not in {nw.Int128, nw.UInt128}:
+        values = series.to_numpy()
+        # A null made floats of them all, and large ones may have been rounded.
+        if values.dtype.kind in "iu" or not (abs(values) >= _EXACT).any():
+            return values, "int"
+    return series.to_list(), None
 
 
 def _of_one_sort(values: Column) -> Column:

@@ -152,6 +152,9 @@ def _limit(sign: int) -> Callable[[Any, Any], Change]:
     def compare(old: Any, new: Any) -> Change:
         if old is MISS or new is MISS:
             return "wider" if new is MISS else "narrower"
+        if isinstance(old, str) != isinstance(new, str):
+            # Another kind: numbers do not compare with moments.
+            return "narrower"
         if isinstance(old, str):
             old, new = datetime.fromisoformat(old), datetime.fromisoformat(new)
             if (old.tzinfo is None) != (new.tzinfo is None):

@@ -75,13 +75,14 @@ class Expression:
         if any(values.dtype.kind not in "iuf" for values in columns.values()):
             return None
         length = len(next(iter(columns.values()), ()))
-        if length and _largest(self._tree, columns) > EXACT:
-            return None
-        columns = {name: _widened(values) for name, values in columns.items()}
         try:
+            if length and _largest(self._tree, columns) > EXACT:
+                return None
+            columns = {name: _widened(values) for name, values in columns.items()}
             with np.errstate(divide="raise", invalid="raise", over="ignore", under="ignore"):
                 found = np.asarray(self._term(columns))
-        except (ArithmeticError, TypeError, ValueError):
+        except Exception:
+            # Whatever it is, the rows one by one say it of the row that it happens in.
             return None
         whole = found.shape == (length,) and found.dtype.kind in "biuf"
         return found.astype(np.bool_) if whole else None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, fields
 from datetime import date, datetime
 from math import ceil, floor
@@ -41,6 +42,7 @@ ON_RULES: tuple[str, ...] = get_args(RuleName)[:9]
 """Rules of a field, those of whole batches last."""
 ACTIONS: tuple[str, ...] = ("reject", "quarantine", "clip", "impute", "warn")
 _RANGED = frozenset({"float", "int"})
+_NUMBERS = _RANGED | {"bool"}
 _MOMENTS = frozenset({"date", "datetime"})
 _LONG = frozenset({"bytes", "str"})
 _BATCH = frozenset({"null_share", "unique"})
@@ -72,8 +74,10 @@ class Field:
         Characters of a text, or bytes.
     pattern
         Regular expression that the *whole* text must match (``re.fullmatch``), compiled once.
-        A pattern that backtracks without end, ``(a+)+b`` say, does so here: text of strangers
-        needs a ``max_length``, which is judged first.
+        A repeat within a repeat, ``(a+)+b`` say, takes twice as long with each character of a
+        text that does not match, so that thirty stall a request: no length helps.  Write the
+        inner one possessive, ``(a++)+b``.  For all others ``max_length``, which is judged
+        first, bounds the time that a text of strangers takes.
     categories
         The values allowed; None allows all.
     unique
@@ -132,13 +136,14 @@ class Field:
         if self.categories is not None:
             self._set(categories=_levels(self.categories))
         for name in ("null_share", "max_null_share"):
-            share = getattr(self, name)
-            if share is not None and not (_is_number(share) and 0.0 <= share <= 1.0):
-                raise BadConfiguration(f"{name} is a share, 0 to 1, not {share!r}")
+            _refuse_share(name, getattr(self, name))
         if self.kind in _MOMENTS:
             self._read_moments()
         for rule, action in self.on.items():
             self._refuse_action(rule, action)
+        self._refuse_default()
+
+    def _refuse_default(self) -> None:
         if self.default is not MISS and (broken := breach(self, self.default)) is not None:
             raise BadConfiguration(
                 f"default {self.default!r} breaks {broken}: expected {self.expected(broken)}"
@@ -180,14 +185,16 @@ class Field:
             _refuse_length(name, getattr(self, name))
         if (low or 0) < 0 or (high is not None and high < (low or 0)):
             raise BadConfiguration(f"no text has a length of at least {low} and at most {high}")
-        if self.pattern is None:
-            return
-        if self.kind != "str" or not isinstance(cast("Any", self.pattern), str):
+        if self.pattern is not None:
+            self._compile(self.pattern)
+
+    def _compile(self, pattern: str) -> None:
+        if self.kind != "str" or not isinstance(cast("Any", pattern), str):
             raise BadConfiguration("pattern is a text, for kind str; write flags as (?i)")
         try:
-            self._set(matcher=re.compile(self.pattern))
+            self._set(matcher=re.compile(pattern))
         except re.error as error:
-            raise BadConfiguration(f"pattern {self.pattern!r} does not compile: {error}") from error
+            raise BadConfiguration(f"pattern {pattern!r} does not compile: {error}") from error
 
     def _refuse_action(self, rule: RuleName, action: Action) -> None:
         if rule not in ON_RULES:
@@ -195,7 +202,8 @@ class Field:
         if action not in ACTIONS:
             raise BadConfiguration(f"on: unknown action {action!r}; known: {', '.join(ACTIONS)}")
         if not self.can(rule, action):
-            needs = {"impute": "a default", "clip": "range or finite, and bounds to clip to"}
+            clip = "range or finite, bounds to clip to, and no categories"
+            needs = {"impute": "a default", "clip": clip}
             raise BadConfiguration(
                 f"on[{rule!r}]: {action} needs {needs.get(action, 'a rule about rows')}"
                 + (", and is for single values" if rule in _BATCH else "")
@@ -213,8 +221,22 @@ class Field:
             return self.default is not MISS and rule not in _BATCH
         if action == "clip":
             missing = (self.minimum, self.maximum).count(None)
-            return (rule == "range" and missing < 2) or (rule == "finite" and missing == 0)
+            known = (rule == "range" and missing < 2) or (rule == "finite" and missing == 0)
+            # A bound need not be one of the categories.
+            return known and self.categories is None
         return action != "quarantine" or rule != "null_share"
+
+    def filled(self) -> Any:
+        """The default, for one row: what can be changed is a copy.
+
+        Examples
+        --------
+        >>> unknown = Field("any", default=[])
+        >>> unknown.filled() is unknown.filled()
+        False
+        """
+        default = self.default
+        return default if kind_of_type(type(default)) != "any" else deepcopy(default)
 
     def clip(self, value: Any) -> Any:
         """``value`` moved to the nearest bound.
@@ -271,10 +293,11 @@ class Field:
         blank = Field(self.kind)
         told = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         told = {k: v for k, v in told.items() if k == "kind" or v != getattr(blank, k)}
-        if self.kind in _MOMENTS:
-            told = {name: _as_text(value) for name, value in told.items()}
         if self.categories is not None:
-            told["categories"] = [_as_text(level) for level in self.categories]
+            told["categories"] = list(self.categories)
+        if self.kind in _MOMENTS:
+            # Of another kind a text would come back as a text.
+            told = {name: _as_text(value) for name, value in told.items()}
         if "on" in told:
             told["on"] = dict(self.on)
         return told
@@ -302,6 +325,11 @@ def _levels(categories: Any) -> tuple[Any, ...]:
     return levels
 
 
+def _refuse_share(name: str, share: Any) -> None:
+    if share is not None and not (_is_number(share) and 0.0 <= share <= 1.0):
+        raise BadConfiguration(f"{name} is a share, 0 to 1, not {share!r}")
+
+
 def _refuse_length(name: str, length: Any) -> None:
     if length is not None and kind_of_type(type(length)) != "int":
         raise BadConfiguration(f"{name} must be a whole number or None, not {length!r}")
@@ -316,6 +344,9 @@ def _as_moment(kind: Any, level: Any) -> Any:
 
 
 def _as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        each: list[Any] = value
+        return [_as_text(level) for level in each]
     return value.isoformat() if isinstance(value, date) else value
 
 
@@ -368,20 +399,26 @@ def breach(field: Field, value: Any) -> RuleName | None:
     >>> breach(Field(float, maximum=1), 3), breach(Field(int), True), breach(Field(int), 0)
     ('range', 'type', None)
     """
-    if is_missing(value):
-        allowed = not field.required if value is MISS else field.nullable
-        return None if allowed else "missing"
+    try:
+        if is_missing(value):
+            allowed = not field.required if value is MISS else field.nullable
+            return None if allowed else "missing"
+        rule = None if field.kind == "any" else _kind_breach(field, value)
+        if rule is None and field.categories is not None:
+            return None if _listed(value, field.categories) else "category"
+    except Exception:
+        # What raises when it is compared is of no kind that is known here.
+        return "type"
+    return rule
+
+
+def _kind_breach(field: Field, value: Any) -> RuleName | None:
     kind = field.kind
-    if kind != "any":
-        found = kind_of_type(type(value))
-        if found != kind and not _welcome(kind, found, value):
-            return "type"
-        look = _LOOKS.get(cast("Any", kind))
-        if look is not None and (rule := look(field, value)) is not None:
-            return rule
-    if field.categories is not None and not _listed(value, field.categories):
-        return "category"
-    return None
+    found = kind_of_type(type(value))
+    if found != kind and not _welcome(kind, found, value):
+        return "type"
+    look = _LOOKS.get(cast("Any", kind))
+    return None if look is None else look(field, value)
 
 
 def _number_breach(field: Field, value: Any) -> RuleName | None:
@@ -438,6 +475,9 @@ def _welcome(kind: Kind | type[Any], found: Kind, value: Any) -> bool:
 
 
 def _listed(value: Any, categories: Sequence[Any]) -> bool:
+    if kind_of_type(type(value)) in _NUMBERS:
+        # A narrow number would round the levels to its own width.
+        value = plain_number(value)
     try:
         return value in categories
     except ValueError:  # an array has no single truth

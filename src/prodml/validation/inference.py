@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor, isfinite
-from statistics import median_low
 from sys import float_info
 from typing import Any, cast
 
@@ -12,7 +11,7 @@ from prodml.errors import BadConfiguration
 from prodml.types import MISS, is_missing
 from prodml.validation.columns import Column, rows_of, table_of, transposed
 from prodml.validation.field import Field
-from prodml.validation.kinds import Kind, kind_of_type
+from prodml.validation.kinds import Kind, kind_of_type, plain_number
 
 __all__ = ["Inference"]
 
@@ -60,9 +59,8 @@ class Inference:
         present = [item for item in items if item is not MISS]
         known = [item for item in present if not is_missing(item)]
         kind = kind or _common_kind(known)
-        numbers = [n for n in known if -_MAX <= n <= _MAX] if kind in _NUMBERS else []
-        extent = (min(numbers), max(numbers), median_low(numbers)) if numbers else None
-        share = 1 - len(known) / len(present) if present else 0.0
+        extent = _extent(known) if kind in _NUMBERS else None
+        share = (len(present) - len(known)) / len(present) if present else 0.0
         return Field(
             kind,
             required=len(present) == len(items),
@@ -96,6 +94,7 @@ class Inference:
             middle = int(middle)
         else:
             bounds = {"minimum": float(low - room), "maximum": float(high + room)}
+            middle = float(middle)
         # A constant says nothing about its spread, and a spread beyond the floats is none.
         told = low < high and isfinite(bounds["minimum"]) and isfinite(bounds["maximum"])
         return {"default": middle, **(bounds if told else {})}
@@ -107,8 +106,11 @@ class Inference:
         once = sum(1 for count in counts.values() if count == 1)
         if len(counts) > self.max_levels or once / len(known) > self.max_unseen:
             return {}
-        top = {"default": counts.most_common(1)[0][0]}
-        return top if kind == "bool" else {**top, "categories": tuple(sorted(counts))}
+        top = counts.most_common(1)[0][0]
+        if kind == "bool":
+            return {"default": bool(top)}
+        # Texts of an enumeration, or of numpy, are plain texts in what is kept.
+        return {"default": str.__str__(top), "categories": tuple(sorted(map(str.__str__, counts)))}
 
 
 _MAX = float_info.max
@@ -120,6 +122,14 @@ _ARRAY_KINDS: Mapping[str, Kind] = {
     "b": "bool",
     "M": "datetime",
 }
+
+
+def _extent(known: list[Any]) -> tuple[float, float, float] | None:
+    """Smallest, largest and (lower) middle of the numbers that a float can hold."""
+    from statistics import median_low
+
+    numbers = [n for n in map(plain_number, known) if -_MAX <= n <= _MAX]
+    return (min(numbers), max(numbers), median_low(numbers)) if numbers else None
 
 
 def _common_kind(known: list[Any]) -> Kind:

@@ -5,14 +5,15 @@ told by a :class:`~prodml.validation.NotExpressed` warning.
 """
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from prodml.errors import BadConfiguration
 from prodml.types import MISS
 from prodml.validation.field import Field
+from prodml.validation.kinds import kind_of_type
 from prodml.validation.not_expressed import tell
+from prodml.validation.pattern import PYTHON_ONLY, scoped
 
 __all__ = ["from_json_schema", "to_json_schema"]
 
@@ -30,17 +31,19 @@ _KINDS = {"boolean": "bool", "number": "float", "integer": "int", "string": "str
 _FORMATS = {"datetime": "date-time", "date": "date"}
 _HEAD, _TAIL = "^(?:", r")(?![\s\S])"
 """The whole text and nothing after it; a ``$`` would let a last newline through."""
-# What Python writes in its own way.
-_PYTHON_ONLY = re.compile(r"\(\?P|\(\?[aiLmsux-]+[:)]|\(\?#|\(\?\(|\\[AZ]|[*+?}]\+|\(\?>")
+_REMARKS = frozenset(
+    {"title", "description", "examples", "$comment", "deprecated", "readOnly", "writeOnly"}
+    | {"default", "$defs", "x-prodml"}
+)
 _WORDS: Mapping[str, str] = {
     "minLength": "min_length",
     "maxLength": "max_length",
     "default": "default",
 }
-_PASSED = frozenset(
-    {"type", "title", "description", "examples", "$comment", "deprecated", "readOnly", "x-prodml"}
-    | {"enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
-    | {"pattern", "format", "anyOf", "$ref", "writeOnly", *_WORDS}
+_PASSED = (
+    (_REMARKS - {"$defs"})
+    | {"type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+    | {"pattern", "format", "anyOf", "$ref", *_WORDS}
 )
 _TOP = frozenset(
     {"$schema", "$id", "title", "description", "type", "properties", "required", "$defs"}
@@ -92,23 +95,33 @@ _UNSAID: Mapping[str, str] = {
 def _property(name: str, wanted: Field) -> dict[str, Any]:
     kind = cast("str", wanted.kind)
     told = wanted.to_dict()
-    said: dict[str, Any] = {}
-    if kind in _TYPES:
-        said["type"] = [_TYPES[kind], "null"] if wanted.nullable else _TYPES[kind]
-    elif not wanted.nullable:
-        said["not"] = {"type": "null"}
+    said = _say_type(kind, nullable=wanted.nullable)
+    beyond = {key: told[key] for key in ("null_share", *_UNSAID) if key in told}
     if wanted.categories is not None:
         said["enum"] = [*told["categories"], *([None] if wanted.nullable else [])]
+        if kind == "any":
+            beyond["kind"] = kind
     said |= {word: told[key] for word, key in _WORDS.items() if key in told}
-    beyond = {key: told[key] for key in ("null_share", *_UNSAID) if key in told}
-    for key in beyond.keys() & _UNSAID.keys():
+    for key in sorted(beyond.keys() & _UNSAID.keys()):
         tell(name, _UNSAID[key])
     _say_bounds(name, kind, told, said, beyond)
     if wanted.pattern is not None:
-        said["pattern"] = f"{_HEAD}{wanted.pattern}{_TAIL}"
-        if _PYTHON_ONLY.search(wanted.pattern):
-            tell(name, "pattern uses what only Python's expressions know")
+        _say_pattern(name, wanted.pattern, said, beyond)
     return {**said, "x-prodml": beyond} if beyond else said
+
+
+def _say_type(kind: str, *, nullable: bool) -> dict[str, Any]:
+    if kind in _TYPES:
+        return {"type": [_TYPES[kind], "null"] if nullable else _TYPES[kind]}
+    return {} if nullable else {"not": {"type": "null"}}
+
+
+def _say_pattern(name: str, pattern: str, said: dict[str, Any], beyond: dict[str, Any]) -> None:
+    if PYTHON_ONLY.search(pattern):
+        tell(name, "pattern uses what only Python's expressions know")
+        beyond["pattern"] = pattern
+    else:
+        said["pattern"] = f"{_HEAD}{pattern}{_TAIL}"
 
 
 def _say_bounds(
@@ -190,8 +203,16 @@ def _followed(said: Any, document: Mapping[str, Any]) -> Mapping[str, Any]:
         reference = said.get("$ref")
         if reference is None:
             return cast("dict[str, Any]", said)
-        said = {**_found(reference, document), **{k: v for k, v in said.items() if k != "$ref"}}
+        said = _beside_reference(said, _found(reference, document))
     raise BadConfiguration("$ref goes round in a circle")
+
+
+def _beside_reference(said: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
+    own = {key: value for key, value in said.items() if key != "$ref"}
+    for word in sorted((own.keys() & found.keys()) - _REMARKS):
+        if own[word] != found[word]:
+            tell("", f"{word} beside a $ref goes before that of the $ref here")
+    return {**found, **own}
 
 
 def _merged(said: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -250,7 +271,17 @@ def _kind(name: str, types: set[str], said: Mapping[str, Any]) -> str:
         tell(name, f"type {', '.join(sorted(types))} is not checked here")
     if "anyOf" in said:
         tell(name, "anyOf is not checked here")
-    return "any"
+    return "any" if types else _kind_of_levels(name, said.get("enum", [said.get("const")]))
+
+
+def _kind_of_levels(name: str, levels: Sequence[Any]) -> str:
+    """Kind of what is listed without a type: true is not 1 there, and equal to it in Python."""
+    kinds = {kind_of_type(type(level)) for level in levels if level is not None}
+    if kinds and kinds <= {"float", "int"}:
+        return "float"
+    if {"bool"} < kinds and kinds & {"float", "int"}:
+        tell(name, "enum takes true for 1 here")
+    return "bool" if kinds == {"bool"} else "any"
 
 
 def _take_levels(said: Mapping[str, Any], told: dict[str, Any]) -> None:
@@ -301,4 +332,4 @@ def _whole(pattern: str) -> str:
     """Expression for the whole text of one that is searched for in it."""
     if pattern.startswith(_HEAD) and pattern.endswith(_TAIL):
         return pattern[len(_HEAD) : -len(_TAIL)]
-    return rf"[\s\S]*?(?:{pattern})[\s\S]*"
+    return rf"[\s\S]*?(?:{scoped(pattern)})[\s\S]*"

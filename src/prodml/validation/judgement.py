@@ -175,7 +175,8 @@ def _hold(
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if type(value).__module__ == "numpy" and value.dtype.kind != "M" else value
+    plain = getattr(value, "ndim", None) == 0 and value.dtype.kind != "M"
+    return value.item() if plain else value
 
 
 def _told(policy: Policy, keys: Keys, key: tuple[str, RuleName], row: Features) -> Any:

@@ -34,6 +34,9 @@ def kind_of_type(cls: type[Any]) -> Kind:
 def _look_up(cls: type[Any]) -> Kind:
     if issubclass(cls, bool) or (cls.__module__ == "numpy" and cls.__name__ in {"bool", "bool_"}):
         return "bool"
+    if cls.__name__ == "timedelta64":
+        # Numpy counts it among its whole numbers; nothing can be compared with it.
+        return "any"
     ladder: tuple[tuple[type[Any], Kind], ...] = (
         (Integral, "int"),
         (Real, "float"),
@@ -52,14 +55,17 @@ def plain_number(value: Any) -> Any:
     """``value`` at full width: Python's own number for a scalar of numpy.
 
     A narrow float would round the bounds it is compared with to its own width, and a large
-    bound to infinity.
+    bound to infinity; even one of 64 bits rounds whole numbers.
 
     Examples
     --------
     >>> plain_number(0.5)
     0.5
     """
-    if isinstance(value, (float, int)) or not hasattr(value, "item"):
+    if isinstance(value, float):
+        # Ten times as fast as to ask a number of numpy for its item.
+        return float(value)
+    if isinstance(value, int) or not hasattr(value, "item"):
         return value
     return value.item()
 
@@ -74,10 +80,15 @@ def moments(value: Any, bound: date) -> tuple[Any, Any] | None:
     >>> moments(datetime(2024, 1, 2), datetime(2024, 1, 1)) is not None
     True
     """
-    if isinstance(bound, datetime) and bound.tzinfo is not None:
-        return (value, bound) if getattr(value, "tzinfo", None) is not None else None
+    if _zoned(bound):
+        return (value, bound) if _zoned(value) else None
     if type(value).__name__ == "datetime64":
         import numpy as np
 
         return value.astype("datetime64[us]"), np.datetime64(bound, "us")
-    return (value, bound) if getattr(value, "tzinfo", None) is None else None
+    return None if _zoned(value) else (value, bound)
+
+
+def _zoned(moment: Any) -> bool:
+    # A ``tzinfo`` may say that it has no offset: such a moment compares as one without.
+    return getattr(moment, "tzinfo", None) is not None and moment.utcoffset() is not None

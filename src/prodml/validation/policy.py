@@ -186,7 +186,7 @@ class Policy:
                 del changed[name]
             else:
                 wanted = self._fields[name]
-                changed[name] = wanted.clip(value) if action == "clip" else wanted.default
+                changed[name] = wanted.clip(value) if action == "clip" else wanted.filled()
         if changed is not None:
             verdict.row, verdict.amended = changed, True
 

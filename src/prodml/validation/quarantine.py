@@ -66,6 +66,10 @@ class Quarantine:
             raise BadConfiguration(f"capacity is a count of rows, >= 0, not {self.capacity!r}")
         self._rows = deque(maxlen=self.capacity)
 
+    def _retuned(self) -> None:
+        self.dropped += max(0, len(self._rows) - self.capacity)
+        self._rows = deque(self._rows, maxlen=self.capacity)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # The rows stay where they were refused.
         return type(self), (self.capacity,)

@@ -165,7 +165,7 @@ class Rule:
             if values is None:
                 return np.zeros(length, dtype=bool)
             if isinstance(values, list) or values.dtype.kind == "O":
-                known &= [not is_missing(value) for value in values]
+                known &= np.array([not is_missing(value) for value in values], dtype=np.bool_)
             elif values.dtype.kind in "fM":
                 known &= values == values  # noqa: PLR0124 - only NaN and NaT differ
         return known
@@ -207,8 +207,8 @@ def _plain(values: Column) -> Any:
     if not kinds <= {float, int}:
         return np.empty(0, dtype=object)
     array = np.array(values)
-    # Whole numbers among floats may have been rounded.
-    rounded = len(kinds) == 2 and bool((np.abs(array) > EXACT).any())
+    # Whole numbers among floats may have been rounded, the next one to the last exact one.
+    rounded = len(kinds) == 2 and bool((np.abs(array) >= EXACT).any())
     return np.empty(0, dtype=object) if rounded else array
 
 

@@ -27,6 +27,7 @@ from prodml.validation.whole import keys_of, null_findings
 __all__ = ["Extra", "Schema"]
 
 _FORMAT = 1
+_TOLD = frozenset({"format", "name", "extra", "on", "fields", "rules", "unique", "null_alpha"})
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -95,42 +96,42 @@ class Schema:
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("fields", "on"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise BadConfiguration(f"{name} must be a mapping, not {getattr(self, name)!r}")
+        _refuse_other("fields", self.fields)
+        _refuse_other("on", self.on)
         # The checks are written once: a field changed later would count in some of them.
         self.fields, self.on = MappingProxyType(dict(self.fields)), dict(self.on)
         for name, value in self.fields.items():
-            if not (isinstance(cast("Any", name), str) and isinstance(cast("Any", value), Field)):
-                raise BadConfiguration(f"fields: {name!r} must be text and {value!r} a Field")
+            _refuse_field(name, value)
         if self.extra not in get_args(Extra):
             raise BadConfiguration(f"extra must be allow, reject or drop, not {self.extra!r}")
         for rule, action in self.on.items():
-            if rule not in ON_RULES or action not in ACTIONS:
-                raise BadConfiguration(
-                    f"on: {rule!r}: {action!r}; rules: {', '.join(ON_RULES)}; "
-                    f"actions: {', '.join(ACTIONS)}"
-                )
+            _refuse_action(rule, action)
         if not isinstance(cast("Any", self.null_alpha), float) or not 0 < self.null_alpha < 1:
             raise BadConfiguration(f"null_alpha is a chance, 0 to 1, not {self.null_alpha!r}")
+        if not isinstance(cast("Any", self.quarantine), Quarantine):
+            raise BadConfiguration(f"quarantine must be a Quarantine, not {self.quarantine!r}")
         self._refuse_rules()
+        self._refuse_keys()
         self._retuned()
 
     def _refuse_rules(self) -> None:
-        if isinstance(self.rules, str):
+        if not isinstance(cast("Any", self.rules), (list, tuple)):
             raise BadConfiguration(f"rules must be a sequence of rules, not {self.rules!r}")
         rules = [Rule(rule) if isinstance(rule, str) else rule for rule in self.rules]
         if not all(isinstance(cast("Any", rule), Rule) for rule in rules):
             raise BadConfiguration(f"rules must be rules or their texts, not {rules!r}")
         self.rules = rules
-        if not all(isinstance(cast("Any", key), (list, tuple)) for key in self.unique):
-            raise BadConfiguration("unique holds keys of several names; one: Field(unique=True)")
-        self.unique = [tuple(key) for key in self.unique]
         names = [rule.name for rule in rules]
         if len(set(names)) < len(names) or not self.fields.keys().isdisjoint(names):
             raise BadConfiguration(f"rules need names of their own, not {names}")
         for rule in rules:
             self._refuse_strangers(f"rule {rule.name!r}", rule.fields)
+
+    def _refuse_keys(self) -> None:
+        keys: Any = self.unique
+        if not isinstance(keys, (list, tuple)) or not all(map(_is_key, keys)):
+            raise BadConfiguration("unique holds keys of several names; one: Field(unique=True)")
+        self.unique = [tuple(key) for key in self.unique]
         for key in self.unique:
             self._refuse_strangers("unique", key)
 
@@ -145,8 +146,10 @@ class Schema:
         self._accepts = self._first_accepts
 
     def _first_accepts(self, row: Any) -> bool:
-        self._accepts = self._policy.accepts()
-        return self._accepts(row)
+        # Under the lock, lest a retuned schema be given the checks of before.
+        with self._lock:
+            self._accepts = accepts = self._policy.accepts()
+        return accepts(row)
 
     def __reduce__(self) -> tuple[Any, ...]:
         settings: dict[str, Any] = {
@@ -407,6 +410,10 @@ class Schema:
             raise BadConfiguration(f"not the description of a schema: {told!r}")
         if told.get("format") != _FORMAT:
             raise BadConfiguration(f"schema format {told.get('format')!r}; known: {_FORMAT}")
+        if strange := told.keys() - _TOLD:
+            raise BadConfiguration(
+                f"not known in the description of a schema: {sorted(map(str, strange))}"
+            )
         try:
             return cls(
                 {name: Field(**settings) for name, settings in told["fields"].items()},
@@ -498,6 +505,30 @@ class Schema:
         lines += [f"  {_rule_line(cast('Rule', rule))}" for rule in self.rules]
         lines += [f"  {', '.join(key)}: unique together" for key in self.unique]
         return "\n".join(lines)
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, (list, tuple))
+
+
+def _refuse_other(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise BadConfiguration(f"{name} must be a mapping, not {value!r}")
+
+
+def _refuse_field(name: Any, value: Any) -> None:
+    if not (isinstance(name, str) and isinstance(value, Field)):
+        raise BadConfiguration(
+            f"fields maps names, which must be text, to a Field each, "
+            f"not {name!r} to {type(value).__name__}"
+        )
+
+
+def _refuse_action(rule: str, action: str) -> None:
+    if rule not in ON_RULES or action not in ACTIONS:
+        raise BadConfiguration(
+            f"on: {rule!r}: {action!r}; rules: {', '.join(ON_RULES)}; actions: {', '.join(ACTIONS)}"
+        )
 
 
 def _is_array(rows: Any) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Violation"]
+__all__ = ["Violation", "shown"]
 
 
 @dataclass(slots=True)
@@ -41,7 +41,15 @@ class Violation:
     expected: str
 
     def __str__(self) -> str:
-        shown = repr(self.value)
-        if len(shown) > 60:
-            shown = shown[:57] + "..."
-        return f"{self.field or 'row'}: {shown} breaks {self.rule}, expected {self.expected}"
+        value = shown(self.value)
+        return f"{self.field or 'row'}: {value} breaks {self.rule}, expected {self.expected}"
+
+
+def shown(value: Any) -> str:
+    """``value`` in 60 characters at most; never raises."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        # A whole number of more digits than Python writes, or a type of somebody's own.
+        text = f"<{type(value).__name__}, not shown: {type(error).__name__}>"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -50,13 +50,17 @@ def _repeated(keys: Iterable[tuple[Any, ...]]) -> Iterator[bool]:
             yield False
             continue
         try:
-            again = key in seen
-            seen.add(key)
-        except TypeError:
+            hash(key)
+        except Exception:
             # A list is no key of a set; what it shows is.
-            again = repr(key) in seen
-            seen.add(repr(key))
-        yield again
+            key = (None, *map(_shown, key))  # noqa: PLW2901
+        yield key in seen
+        seen.add(key)
+
+
+def _shown(part: Any) -> Any:
+    # A long array shows its ends only.
+    return part.tobytes() if hasattr(part, "tobytes") else repr(part)
 
 
 def _items(values: Column) -> list[Any]:

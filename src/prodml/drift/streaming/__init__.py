@@ -8,15 +8,20 @@ begin with; :class:`ADWIN`, :class:`PageHinkley` and :class:`KSWIN` take a run l
 streams of errors.
 """
 
-from prodml.drift.streaming.adwin import ADWIN
-from prodml.drift.streaming.ddm import DDM
-from prodml.drift.streaming.detector import StreamDetector
-from prodml.drift.streaming.eddm import EDDM
-from prodml.drift.streaming.hddm_a import HDDM_A
-from prodml.drift.streaming.hddm_w import HDDM_W
-from prodml.drift.streaming.kswin import KSWIN
-from prodml.drift.streaming.page_hinkley import PageHinkley
-from prodml.drift.streaming.rank_cusum import RankCUSUM
+from typing import TYPE_CHECKING
+
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.drift.streaming.adwin import ADWIN
+    from prodml.drift.streaming.ddm import DDM
+    from prodml.drift.streaming.detector import StreamDetector
+    from prodml.drift.streaming.eddm import EDDM
+    from prodml.drift.streaming.hddm_a import HDDM_A
+    from prodml.drift.streaming.hddm_w import HDDM_W
+    from prodml.drift.streaming.kswin import KSWIN
+    from prodml.drift.streaming.page_hinkley import PageHinkley
+    from prodml.drift.streaming.rank_cusum import RankCUSUM
 
 __all__ = [
     "ADWIN",
@@ -29,3 +34,18 @@ __all__ = [
     "RankCUSUM",
     "StreamDetector",
 ]
+
+load_on_use(
+    __name__,
+    {
+        ".adwin": ("ADWIN",),
+        ".ddm": ("DDM",),
+        ".detector": ("StreamDetector",),
+        ".eddm": ("EDDM",),
+        ".hddm_a": ("HDDM_A",),
+        ".hddm_w": ("HDDM_W",),
+        ".kswin": ("KSWIN",),
+        ".page_hinkley": ("PageHinkley",),
+        ".rank_cusum": ("RankCUSUM",),
+    },
+)

@@ -112,6 +112,10 @@ class StreamDetector(ABC):
     def _start(self) -> None:
         """Begin anew, as after a change."""
 
+    def _retuned(self) -> None:
+        # What was learnt, and derived, belongs to the settings of before.
+        self._start()
+
     def _keeping(self) -> None:  # noqa: B027 - most have nothing to do
         """Write down as state what is not: about to be kept."""
 
@@ -128,9 +132,11 @@ class StreamDetector(ABC):
 
 
 def number_of(value: Any) -> float:
-    """``value`` as a float; NaN if it is no number."""
+    """``value`` as a float; NaN if it is no number.  An array of one number is that number."""
+    if type(value) is float:
+        return value
     try:
-        return float(value)
+        return float(value.item() if getattr(value, "size", None) == 1 else value)
     except Exception:
         # Whatever a type raises that will not be a number: a stream goes on.
         return math.nan

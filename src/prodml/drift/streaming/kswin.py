@@ -87,11 +87,11 @@ class KSWIN(StreamDetector):
                 f"window_size must be at least twice stat_size, {2 * self.stat_size}, "
                 f"not {self.window_size}"
             )
-        alpha = 0.5 / self.arl if self.alpha is None else self.alpha
-        self._critical = critical_distance(self.stat_size, alpha)
         self._start()
 
     def _start(self) -> None:
+        alpha = 0.5 / self.arl if self.alpha is None else self.alpha
+        self._critical = critical_distance(self.stat_size, alpha)
         self._window = []
         self._draws = random.Random(self.seed)
 

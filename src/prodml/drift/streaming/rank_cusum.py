@@ -182,15 +182,20 @@ class RankCUSUM(StreamDetector):
         self._derive()
 
     def _derive(self) -> None:
-        scores = scores_of(self._learnt, spread=self.on == "spread")
-        self._up = self._steps(scores)
-        self._down = self._steps([-score for score in scores])
+        spread = self.on == "spread"
+        # A new value is as likely beyond all those learnt as between any two of them, and lies
+        # there far from the middle.  Where the largest occurs twice, values repeat.
+        ends = int(spread and self._learnt[-2] < 2)
+        weights = [self._learnt[0] + ends, *self._learnt[1:-1], self._learnt[-1] + ends]
+        scores = scores_of(weights, spread=spread)
+        self._up = self._steps(scores, weights)
+        self._down = self._steps([-score for score in scores], weights)
 
-    def _steps(self, scores: list[float]) -> list[float]:
+    def _steps(self, scores: list[float], weights: list[int]) -> list[float]:
         k = self.shift / 2.0
         # The mean is known to a standard error only: that much is granted to chance.
         sure = k - min(_GRANTED / math.sqrt(sum(self._learnt)), k / 2.0)
-        t = _tilt(scores, self._learnt, sure)
+        t = _tilt(scores, weights, sure)
         # Both sums share the false alarms.
         limit = log_threshold(2.0 * self.arl, t * sure)
         return [t * (score - k) / limit for score in scores]
