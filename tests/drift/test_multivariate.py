@@ -93,6 +93,7 @@ few_numbers = st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=40).m
 
 
 @given(few_numbers, few_numbers)
+@settings(deadline=None)
 def test_auc_and_its_error_are_delongs(x, y):
     found = auc_interval(np.concatenate((x, y)), [1] * len(x) + [0] * len(y))
     auc, variance = naive_delong(x, y)
@@ -227,6 +228,7 @@ def test_a_distance_refuses_what_it_cannot_take():
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1), st.integers(4, 500), st.integers(4, 500))
+@settings(deadline=None)
 def test_a_change_of_correlation_is_fishers_z(before, after, n, m):
     p = correlation_change(before, n, after, m)
     a, b = np.clip([before, after], -1 + 1e-12, 1 - 1e-12)

@@ -49,6 +49,7 @@ def labelled(draw):
 
 
 @given(labelled(), st.sampled_from(sorted(CLASSIFICATION)))
+@settings(deadline=None)
 def test_with_labels_a_metric_is_scikit_learns(data, name):
     p, y = data
     value, noise = CLASSIFICATION[name].of(rows_of(p), chances_of(y.astype(float)))
@@ -114,6 +115,7 @@ def test_what_is_not_defined_is_nan_and_not_zero():
 
 
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=30))
+@settings(deadline=None)
 def test_errors_of_numbers_are_scikit_learns(pairs):
     predictions, labels = (np.array(x) for x in zip(*pairs, strict=True))
     losses = losses_of(predictions, labels)
@@ -125,6 +127,7 @@ def test_errors_of_numbers_are_scikit_learns(pairs):
 
 
 @given(labelled())
+@settings(deadline=None)
 def test_isotonic_calibration_is_scikit_learns(data):
     p, y = data
     curve = isotonic(p, y.astype(float))
@@ -134,6 +137,7 @@ def test_isotonic_calibration_is_scikit_learns(data):
 
 
 @given(labelled(), st.integers(1, 10))
+@settings(deadline=None)
 def test_binned_calibration_keeps_the_mean_and_stays_within_bounds(data, bins):
     p, y = data
     curve = binned(p, y.astype(float), bins)

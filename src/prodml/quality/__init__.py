@@ -6,8 +6,28 @@ interval and an alarm against the reference's own band; ``settle(ids, labels)`` 
 they come, shows realised against estimated, and corrects what follows.
 """
 
-from prodml.quality.bias import Bias
-from prodml.quality.estimator import PerformanceEstimator
-from prodml.quality.report import MetricEstimate, PerformanceReport, Settlement
+from typing import TYPE_CHECKING
 
-__all__ = ["Bias", "MetricEstimate", "PerformanceEstimator", "PerformanceReport", "Settlement"]
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.quality.bias import Bias
+    from prodml.quality.estimator import PerformanceEstimator
+    from prodml.quality.report import MetricEstimate, PerformanceReport, Settlement
+
+__all__ = [
+    "Bias",
+    "MetricEstimate",
+    "PerformanceEstimator",
+    "PerformanceReport",
+    "Settlement",
+]
+
+load_on_use(
+    __name__,
+    {
+        ".bias": ("Bias",),
+        ".estimator": ("PerformanceEstimator",),
+        ".report": ("MetricEstimate", "PerformanceReport", "Settlement"),
+    },
+)

@@ -15,6 +15,7 @@ __all__ = ["Band", "band_of", "cross_fitted"]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 _FOLDS = 5
+_LARGEST = 1e150
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,9 @@ class Band:
 
     @property
     def defined(self) -> bool:
-        """Whether every number of it is one: of errors too large to be squared none is."""
-        return math.isfinite(self.reference + self.offset + self.spread + self.realised_spread)
+        """Whether every number of it has a square: of errors too large to be squared none has."""
+        numbers = (self.reference, self.offset, self.spread, self.realised_spread)
+        return all(abs(number) < _LARGEST for number in numbers)
 
     def half(self, rows: int, alpha: float, more: float) -> float:
         """Half width of the band for ``rows`` rows at level ``alpha``, two-sided.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 __all__ = ["Bias"]
 
 _CERTAIN = 9.0
+# No variance is below this share of a square: nothing is known to more than three digits.
+_LEAST = 1e-6
 
 
 @dataclass(slots=True)
@@ -13,12 +15,13 @@ class Bias:
     """Mean difference between realised and estimated, shrunk towards none.
 
     Differences are weighted by their precision, which fades: a label counts ``1/e`` of what it
-    did after ``memory`` more labels.  Their weighted mean ``d`` with variance ``v`` is shrunk to
-    ``d * t / (t + v)``, the posterior mean of a normal prior around 0 with variance ``t``: the
-    larger of ``prior ** 2`` (what the realised metric varies by between chunks of the reference)
-    and ``d ** 2 - 9 v`` (what the labels say for certain: only beyond three standard errors do
-    they speak for more than the usual variation [1]_).  The posterior variance is
-    ``t v / (t + v)``.
+    did after ``memory`` more labels, and all that was before no more than as many labels as
+    certain as today's would (or labels without any noise would never be outweighed).  Their
+    weighted mean ``d`` with variance ``v`` is shrunk to ``d * t / (t + v)``, the posterior mean
+    of a normal prior around 0 with variance ``t``: the larger of ``prior ** 2`` (what the
+    realised metric varies by between chunks of the reference) and ``d ** 2 - 9 v`` (what the
+    labels say for certain: only beyond three standard errors do they speak for more than the
+    usual variation [1]_).  The posterior variance is ``t v / (t + v)``.
 
     References
     ----------
@@ -40,10 +43,14 @@ class Bias:
 
     def learn(self, difference: float, variance: float, labels: int) -> None:
         """Take in one difference; ``variance`` is that of its noise."""
+        least = _LEAST * max(self.prior * self.prior, difference * difference)
+        weight = 1.0 / min(max(variance, least, 1e-200), 1e300)
         keep = math.exp(-labels / self.memory)
-        weight = 1.0 / max(variance, 1e-6 * self.prior**2, 1e-300)
-        self.precision = self.precision * keep + weight
-        self.total = self.total * keep + weight * difference
+        old = min(self.precision * keep, weight * keep / -math.expm1(-labels / self.memory))
+        if self.precision:
+            self.total *= old / self.precision
+        self.precision = old + weight
+        self.total += weight * difference
 
     @property
     def value(self) -> float:
@@ -57,5 +64,6 @@ class Bias:
 
     def _trust(self) -> float:
         noise = 1.0 / self.precision
-        spread = max(self.prior**2, (self.total * noise) ** 2 - _CERTAIN * noise)
+        mean = self.total * noise
+        spread = max(self.prior * self.prior, mean * mean - _CERTAIN * noise)
         return spread / (spread + noise)

@@ -51,7 +51,12 @@ def isotonic(scores: Floats, hits: Floats) -> Curve:
             block = (last[0] + block[0], last[1] + block[1], last[2] + block[2])
         blocks.append(block)
     levels = np.array([total / rows for total, rows, _ in blocks])
-    return Curve(points, np.repeat(levels, [count for _, _, count in blocks]))
+    chances = np.repeat(levels, [count for _, _, count in blocks])
+    # Within a level stretch its ends say everything.
+    same = chances[1:] == chances[:-1]
+    kept = np.ones(len(points), dtype=np.bool_)
+    kept[1:-1] = ~(same[1:] & same[:-1])
+    return Curve(points[kept], chances[kept])
 
 
 def binned(scores: Floats, hits: Floats, bins: int = _BINS) -> Curve:

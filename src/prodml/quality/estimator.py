@@ -2,8 +2,9 @@
 
 import math
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any, TypeAlias, final
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.errors import BadConfiguration
+from prodml.errors import BadConfiguration, CorruptRecord
 from prodml.events import EVENTS, LabelsArrived, PerformanceDropped, Stream
 from prodml.quality.band import Band, band_of, cross_fitted
 from prodml.quality.bias import Bias
@@ -19,6 +20,7 @@ from prodml.quality.calibration import Calibration
 from prodml.quality.metric import CLASSIFICATION, REGRESSION, Formula
 from prodml.quality.pending import Pending
 from prodml.quality.report import MetricEstimate, PerformanceReport, Settlement
+from prodml.quality.state import State
 from prodml.quality.task import Classification, Read, Regression, Task, labels_of
 from prodml.types import DriftLevel
 
@@ -26,21 +28,9 @@ __all__ = ["PerformanceEstimator"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-
-@dataclass(slots=True)
-class _Fitted:
-    """Everything that was learnt from the reference, and from labels since."""
-
-    task: Task
-    expect: Callable[[Any], Any]
-    bands: dict[str, Band]
-    biases: dict[str, Bias]
-    pending: Pending
-    rows: int
-    held: list[tuple[bytes, float]] = field(default_factory=list[tuple[bytes, float]])
-    joined: int = 0
-    # Labels held before it is worth while to look again whether every metric is defined.
-    wanted: int = 0
+_FAR = 1e150
+_FITTED: Any = {"fixed": "the reference was fitted with it: build another estimator"}
+_COLLABORATORS = {"loss_model", "clock", "events"}
 
 
 @final
@@ -139,27 +129,27 @@ class PerformanceEstimator:
     (2000, True)
     """
 
-    metrics: Sequence[str] = ("auc",)
-    threshold: float = 0.5
-    positive: Any = None
-    classes: Sequence[Any] | None = None
-    calibration: Calibration = "auto"
+    metrics: Sequence[str] = field(default=("auc",), metadata=_FITTED)
+    threshold: float = field(default=0.5, metadata=_FITTED)
+    positive: Any = field(default=None, metadata=_FITTED)
+    classes: Sequence[Any] | None = field(default=None, metadata=_FITTED)
+    calibration: Calibration = field(default="auto", metadata=_FITTED)
     loss_model: Any = field(default=None, repr=False)
-    bins: int = 20
+    bins: int = field(default=20, metadata=_FITTED)
     alpha: float = 0.01
     min_effect: float = 0.005
     confidence: float = 0.95
-    chunks: int = 20
+    chunks: int = field(default=20, metadata=_FITTED)
     min_rows: int = 30
     min_labels: int = 200
     max_pending: int = 100_000
     memory: int = 20_000
-    seed: int = 0
+    seed: int = field(default=0, metadata=_FITTED)
     name: str = "performance"
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
     events: Stream = field(default=EVENTS, repr=False)
     _formulas: dict[str, Formula] = field(init=False, repr=False)
-    _fitted: _Fitted | None = field(default=None, init=False, repr=False)
+    _fitted: State | None = field(default=None, init=False, repr=False)
     _alarming: frozenset[str] = field(default=frozenset(), init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -199,8 +189,8 @@ class PerformanceEstimator:
         True
         """
         task = self._task()
-        answers = labels_of(labels)
         try:
+            answers = labels_of(labels)
             if isinstance(task, Classification):
                 task.name_classes(probabilities_or_predictions, answers)
             read = task.read(probabilities_or_predictions, features)
@@ -224,7 +214,7 @@ class PerformanceEstimator:
             self._fitted, self._alarming = fitted, frozenset()
         return self
 
-    def _learn(self, task: Task, rows: Any, codes: Floats) -> _Fitted:
+    def _learn(self, task: Task, rows: Any, codes: Floats) -> State:
         truth = task.truth(rows, codes)
         expected = cross_fitted(task, rows, codes, self.seed)
         bands: dict[str, Band] = {}
@@ -239,7 +229,7 @@ class PerformanceEstimator:
                 )
         biases = {n: Bias(band.realised_spread, self.memory) for n, band in bands.items()}
         expect = task.fit(rows, codes)
-        return _Fitted(task, expect, bands, biases, Pending(self.max_pending), len(rows))
+        return State(task, expect, bands, biases, Pending(self.max_pending), len(rows))
 
     def estimate(self, chunk: Any, features: Any = None, *, ids: Any = None) -> PerformanceReport:
         """Metrics of a chunk without its labels.
@@ -251,7 +241,8 @@ class PerformanceEstimator:
         features
             As for :meth:`fit`.
         ids
-            One hashable id a row, so that labels can be joined by :meth:`settle`.
+            One hashable id a row, so that labels can be joined by :meth:`settle`; a row whose
+            id is missing waits for none.
 
         Raises
         ------
@@ -361,6 +352,79 @@ class PerformanceEstimator:
             self.events.emit(fact)
         return late
 
+    def save(self, path: str | Path, *, pending: bool = True) -> None:
+        """Write to ``path`` as JSON: settings, what was learnt, and which predictions wait.
+
+        The file is replaced whole or not at all.  A ``loss_model`` is code, and never stored.
+
+        Parameters
+        ----------
+        pending
+            Whether predictions that wait for their labels are kept, some 80 bytes each; without
+            them their labels will be unknown.
+
+        Raises
+        ------
+        BadConfiguration
+            There is a loss model; or a class or an id is of a type that JSON does not bring back.
+        OSError
+            The file cannot be written.
+        """
+        from prodml.quality.stored import document, write
+
+        names = (f.name for f in fields(self) if f.init and f.name not in _COLLABORATORS)
+        settings = {name: getattr(self, name) for name in names}
+        with self._lock:
+            state, alarming = self._fitted, self._alarming
+            if state is not None and not pending:
+                state = replace(state, pending=Pending(1, state.pending.evicted))
+            stored = document(settings, state, tuple(alarming))
+        write(stored, Path(path))
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, clock: Clock = SYSTEM_CLOCK, events: Stream = EVENTS
+    ) -> "PerformanceEstimator":
+        """Read what :meth:`save` wrote; it goes on where that one was.
+
+        Raises
+        ------
+        CorruptRecord
+            It is not what was written, or of another version.
+        OSError
+            The file cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> p = np.linspace(0.01, 0.99, 2000)
+        >>> y = np.random.default_rng(0).permutation(2000) < 2000 * p
+        >>> estimator = PerformanceEstimator(metrics=["accuracy"]).fit(p, y)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     estimator.save(f"{folder}/quality.json")
+        ...     again = PerformanceEstimator.load(f"{folder}/quality.json")
+        >>> again.estimate(p).value == estimator.estimate(p).value
+        True
+        """
+        from prodml.quality.stored import load, restored
+
+        stored = load(Path(path))
+        try:
+            made = cls(**stored.settings, clock=clock, events=events)
+            made._alarming = frozenset(stored.alarming) & frozenset(made.metrics)
+            if stored.state is not None:
+                made._fitted = restored(stored.state, made._task(), made.metrics, made.max_pending)
+        except (BadConfiguration, ArithmeticError, TypeError, ValueError) as error:
+            raise CorruptRecord(str(path), str(error)) from error
+        return made
+
+    def _retuned(self) -> None:
+        """Settings that others were given a copy of."""
+        if self._fitted is not None:
+            self._fitted.pending.hold(self.max_pending)
+            for bias in self._fitted.biases.values():
+                bias.memory = self.memory
+
     def _task(self) -> Any:
         if next(iter(self._formulas)) in REGRESSION:
             return Regression(loss_model=self.loss_model, bins=self.bins)
@@ -372,22 +436,23 @@ class PerformanceEstimator:
             seed=self.seed,
         )
 
-    def _known(self) -> _Fitted:
+    def _known(self) -> State:
         if self._fitted is None:
             raise BadConfiguration("fit the estimator on labelled predictions first")
         return self._fitted
 
-    def _metric(self, fitted: _Fitted, name: str, rows: Any, expected: Any) -> MetricEstimate:
+    def _metric(self, fitted: State, name: str, rows: Any, expected: Any) -> MetricEstimate:
         band, bias, formula = fitted.bands[name], fitted.biases[name], self._formulas[name]
         raw, noise = formula.of(rows, expected)
-        if not math.isfinite(raw):
+        if not math.isfinite(raw + bias.value):
             told = "errors too large for a number, or none expected by the loss model"
             if name in CLASSIFICATION:
                 told = "a class is never predicted"
             return self._unknown(fitted, name, f"{name} is not defined: {told}")
         value = _within(raw - band.offset + bias.value, formula)
-        error = noise**2 * band.stretch**2 * (1.0 + len(rows) / fitted.rows) + bias.variance
-        wide = NormalDist().inv_cdf(0.5 + self.confidence / 2.0) * math.sqrt(error)
+        error = noise * band.stretch
+        variance = error * error * (1.0 + len(rows) / fitted.rows) + bias.variance
+        wide = NormalDist().inv_cdf(0.5 + self.confidence / 2.0) * math.sqrt(variance)
         half = band.half(len(rows), self.alpha / len(self._formulas), bias.variance)
         change = value - band.reference
         effect = abs(change) / abs(band.reference) if band.reference else abs(change)
@@ -409,10 +474,10 @@ class PerformanceEstimator:
             worse=(change < 0.0) is formula.more_is_better and change != 0.0,
         )
 
-    def _none(self, fitted: _Fitted, why: str) -> dict[str, MetricEstimate]:
+    def _none(self, fitted: State, why: str) -> dict[str, MetricEstimate]:
         return {name: self._unknown(fitted, name, why) for name in self._formulas}
 
-    def _unknown(self, fitted: _Fitted, name: str, why: str) -> MetricEstimate:
+    def _unknown(self, fitted: State, name: str, why: str) -> MetricEstimate:
         return MetricEstimate(
             metric=name,
             level=DriftLevel.INCONCLUSIVE,
@@ -448,7 +513,7 @@ class PerformanceEstimator:
                 self.events.emit(fact)
 
     def _learn_from(
-        self, fitted: _Fitted, joined: list[tuple[bytes, float]]
+        self, fitted: State, joined: list[tuple[bytes, float]]
     ) -> tuple[dict[str, float], dict[str, float]]:
         if not joined:
             return {}, {}
@@ -458,22 +523,24 @@ class PerformanceEstimator:
             self._learn_held(fitted)
         return self._compared(fitted, joined)[:2]
 
-    def _learn_held(self, fitted: _Fitted) -> None:
+    def _learn_held(self, fitted: State) -> None:
         labels = len(fitted.held)
         real, guess, noise = self._compared(fitted, fitted.held)
-        missed = {n: real[n] - guess[n] + band.offset for n, band in fitted.bands.items()}
-        if not all(map(math.isfinite, missed.values())) and 2 * labels <= self.memory:
+        # What is beyond all numbers is still to be learnt from.
+        bounded = {n: min(max(value, -_FAR), _FAR) for n, value in real.items()}
+        missed = {n: bounded[n] - guess[n] + band.offset for n, band in fitted.bands.items()}
+        if any(map(math.isnan, missed.values())) and 2 * labels <= self.memory:
             # A rare class has no label yet: with twice as many it may have one.
             fitted.wanted = 2 * labels
             return
         for name, bias in fitted.biases.items():
             if math.isfinite(missed[name]):
-                stretch = fitted.bands[name].stretch
-                bias.learn(missed[name], (noise[name] * stretch) ** 2, labels)
+                error = noise[name] * fitted.bands[name].stretch
+                bias.learn(missed[name], error * error, labels)
         fitted.held, fitted.wanted = [], 0
 
     def _compared(
-        self, fitted: _Fitted, joined: list[tuple[bytes, float]]
+        self, fitted: State, joined: list[tuple[bytes, float]]
     ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
         lines = np.frombuffer(b"".join(line for line, _ in joined)).reshape(len(joined), -1)
         rows, expected = fitted.task.unpack(lines)

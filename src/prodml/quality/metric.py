@@ -37,6 +37,8 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 Graded: TypeAlias = tuple[float, Floats]
 
 _EPS = float(np.finfo(np.float64).eps)
+# Squares of slopes are numbers.
+_TINY = 1e-290
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,9 @@ class Chances:
 
     def noise(self, gradient: Floats) -> float:
         """Variance of a metric with this gradient if labels are drawn from the chances."""
-        mean = (self.values * gradient).sum(axis=1)
-        return float(((self.values * gradient**2).sum(axis=1) - mean**2).sum())
+        # A chance that is next to nothing has a slope whose square may be no number.
+        weighed = self.values * gradient
+        return float(((weighed * gradient).sum(axis=1) - weighed.sum(axis=1) ** 2).sum())
 
     def take(self, index: npt.NDArray[np.int64]) -> "Chances":
         """Some of the rows."""
@@ -230,7 +233,7 @@ def _mean_loss(column: int) -> Callable[..., Graded]:
 def _rmse(losses: Floats, rows: NumberRows) -> Graded:
     squared, gradient = _mean_loss(1)(losses, rows)
     root = float(np.sqrt(squared))
-    return root, gradient / (2.0 * root) if root else gradient
+    return root, gradient / (2.0 * root) if squared > _TINY else gradient
 
 
 _UNBOUNDED = float("inf")

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from prodml.types import is_missing
+
 __all__ = ["Pending"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -33,16 +35,25 @@ class Pending:
         return len(self._lines)
 
     def add(self, ids: Sequence[Any], lines: Floats) -> None:
-        """Remember one line an id; an id that waits already gets the newer line."""
+        """Remember one line an id; an id that waits already gets the newer line.
+
+        A row without an id waits for nothing.
+        """
         # Nothing is remembered of a batch with an id that cannot be.
         for key in ids:
             hash(key)
-        for key, line in zip(ids, lines, strict=True):
+        named = ((key, line) for key, line in zip(ids, lines, strict=True) if not is_missing(key))
+        for key, line in named:
             self._lines.pop(key, None)
             self._lines[key] = line.tobytes()
-            if len(self._lines) > self.most:
-                self._lines.popitem(last=False)
-                self.evicted += 1
+            self.hold(self.most)
+
+    def hold(self, most: int) -> None:
+        """Hold at most so many from now on."""
+        self.most = most
+        while len(self._lines) > most:
+            self._lines.popitem(last=False)
+            self.evicted += 1
 
     def take(self, key: Any) -> bytes | None:
         """The line of ``key``, which then waits no more; None if it does not wait."""
@@ -50,3 +61,7 @@ class Pending:
             return self._lines.pop(key, None)
         except TypeError:
             return None
+
+    def waiting(self) -> tuple[list[Hashable], list[bytes]]:
+        """Ids and their lines, the oldest first."""
+        return list(self._lines), list(self._lines.values())

@@ -21,10 +21,13 @@ from prodml.quality.metric import (
 )
 from prodml.types import is_missing
 
-__all__ = ["Classification", "Read", "Regression", "Task", "labels_of"]
+__all__ = ["Calibrated", "Classification", "Read", "Regression", "Task", "labels_of"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
+
+# Squares of squared errors are numbers too.
+_LARGEST = 1e150
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +88,42 @@ def _floats(raw: Any, what: str, dimensions: tuple[int, ...]) -> Floats:
             raw = raw.to_numpy(zero_copy_only=False)
         elif hasattr(raw, "to_numpy"):
             raw = raw.to_numpy()
-        array = np.asarray(raw, dtype=np.float64)
+        array = np.asarray(raw)
+        # Complex ones would lose half of themselves with no more than a warning.
+        array = array if array.dtype.kind == "c" else array.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{what} must be numbers: {error}") from error
+    if array.dtype.kind == "c":
+        raise TypeError(f"{what} must be numbers that can be compared, not complex")
     if array.ndim not in dimensions:
         raise TypeError(f"{what} must have {dimensions} dimensions, not {array.ndim}")
     return array
 
 
+def _probabilities(raw: Any) -> Floats:
+    scores = _floats(raw, "probabilities", (1, 2))
+    # A column of its own is the positive class, as a single number is.
+    return scores[:, 0] if scores.ndim == 2 and scores.shape[1] == 1 else scores
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What can be expected of rows, by what their scores were worth on the reference."""
+
+    calibrator: Calibrator
+
+    def __call__(self, rows: ScoreRows) -> Chances:
+        """Calibrated chances."""
+        return Chances(self.calibrator(rows.scores))
+
+
 @dataclass(slots=True, kw_only=True)
 class Classification:
-    """Probabilities of two classes or more."""
+    """Probabilities of two classes or more.
+
+    ``labels`` are those of the columns of scores; where two classes come with the positive one
+    first they are ``turned``: read from right to left.
+    """
 
     threshold: float = 0.5
     positive: Any = None
@@ -103,39 +131,55 @@ class Classification:
     calibration: Calibration = "auto"
     seed: int = 0
     formulas: Mapping[str, Formula] = field(default_factory=lambda: CLASSIFICATION)
+    labels: tuple[Any, ...] = field(default=(), init=False)
+    turned: bool = field(default=False, init=False)
     _codes: dict[Any, int] = field(default_factory=dict[Any, int], init=False)
 
     def __post_init__(self) -> None:
+        if self.classes is not None and not _differ(self.classes):
+            raise BadConfiguration(f"classes must be different labels: {list(self.classes)[:10]}")
         if self.calibration not in CALIBRATIONS:
             known = ", ".join(CALIBRATIONS)
             raise BadConfiguration(f"calibration must be one of {known}, not {self.calibration!r}")
 
     def name_classes(self, scores: Any, labels: list[Any]) -> None:
         """Learn which label belongs to which column."""
-        width = _floats(scores, "probabilities", (1, 2))
-        count = 2 if width.ndim == 1 else width.shape[1]
+        shape = _probabilities(scores).shape
+        count = 2 if len(shape) == 1 else shape[1]
         seen = list(dict.fromkeys(label for label in labels if not is_missing(label)))
         classes = list(self.classes) if self.classes is not None else _sorted(seen)
-        if self.positive is not None and count == 2:
-            if self.positive not in classes:
-                raise BadConfiguration(f"positive {self.positive!r} is no label: {classes}")
-            classes.sort(key=lambda label: label == self.positive)
         if len(classes) != count:
             raise BadConfiguration(
                 f"{count} probabilities but labels {classes[:10]}: name the classes in order"
             )
-        self._codes = {label: code for code, label in enumerate(classes)}
+        strange = [label for label in seen if label not in classes]
+        if strange:
+            raise BadConfiguration(f"labels {strange[:3]} are none of classes {classes[:10]}")
+        if self.positive is not None and self.positive not in classes:
+            raise BadConfiguration(f"positive {self.positive!r} is no label: {classes}")
+        first = count == 2 and self.positive is not None and self.positive == classes[0]
+        self.restore(classes[::-1] if first else classes, turned=first)
+
+    def restore(self, labels: Sequence[Any], *, turned: bool) -> None:
+        """Take labels for those of the columns; of two the positive one is the last."""
+        if len(labels) < 2 or not _differ(labels):
+            raise ValueError("labels of at least two classes expected")
+        self.labels, self.turned = tuple(labels), turned
+        self._codes = {label: code for code, label in enumerate(labels)}
 
     def read(self, chunk: Any, features: Any) -> Read:  # noqa: ARG002
         """Probabilities: one of the positive class, or one a class."""
-        scores = _floats(chunk, "probabilities", (1, 2))
+        scores = _probabilities(chunk)
         if scores.ndim == 1:
             scores = np.column_stack((1.0 - scores, scores))
+        elif self.turned:
+            scores = scores[:, ::-1]
         if len(scores) and scores.shape[1] != len(self._codes):
             raise TypeError(f"{scores.shape[1]} probabilities a row instead of {len(self._codes)}")
         finite = np.isfinite(scores).all(axis=1)
         inside = ((scores >= -1e-9) & (scores <= 1.0 + 1e-9)).all(axis=1)
-        good = finite & inside & (np.abs(scores.sum(axis=1) - 1.0) <= 1e-3)
+        good: Any = np.asarray(finite & inside)
+        good[good] = np.abs(scores[good].sum(axis=1) - 1.0) <= 1e-3
         told: list[str] = []
         if not finite.all():
             told.append(f"{(~finite).sum()} of {len(scores)} rows without probabilities")
@@ -165,12 +209,7 @@ class Classification:
         kind = self.calibration
         if kind == "auto":
             kind = _best(rows.scores, hits, self.seed)
-        calibrator = Calibrator.fit(kind, rows.scores, hits)
-
-        def expect(new: ScoreRows) -> Chances:
-            return Chances(calibrator(new.scores))
-
-        return expect
+        return Calibrated(Calibrator.fit(kind, rows.scores, hits))
 
     def pack(self, rows: ScoreRows, expected: Chances) -> Floats:
         """Scores, then chances."""
@@ -180,6 +219,10 @@ class Classification:
         """Scores, then chances."""
         scores, weights = np.hsplit(lines, 2)
         return self._rows(scores), Chances(weights)
+
+
+def _differ(labels: Sequence[Any]) -> bool:
+    return all(map(_hashes, labels)) and len(set(labels)) == len(labels)
 
 
 def _sorted(labels: list[Any]) -> list[Any]:
@@ -253,10 +296,19 @@ class Regression:
     def fit(self, rows: NumberRows, codes: Floats) -> LossModel:
         """A model of the errors."""
         losses = losses_of(rows.predictions, codes)
+        if losses.max(initial=0.0) > _LARGEST:
+            raise BadConfiguration(
+                f"errors up to {losses[:, 0].max():.3g} have no squares that could be compared: "
+                f"predictions and labels in smaller units"
+            )
         self._width = 0 if rows.features is None else rows.features.shape[1]
         if self.loss_model is None:
             return BinnedLoss.fit(rows.predictions, losses, self.bins)
         return LearntLoss.fit(self.loss_model, rows, losses)
+
+    def restore(self) -> None:
+        """As after a fit without features."""
+        self._width = 0
 
     def pack(self, rows: NumberRows, expected: Losses) -> Floats:
         """Prediction, errors, variances."""

@@ -8,19 +8,24 @@ Each method is fitted once on a reference and gives a :class:`MultivariateDrift`
 :class:`PredictionDriftDetector` looks at the model's answers, one column or many.
 """
 
-from prodml.drift.multivariate.answers import PredictionDriftDetector
-from prodml.drift.multivariate.auc import AucInterval, auc_interval
-from prodml.drift.multivariate.classifier import DomainClassifier
-from prodml.drift.multivariate.correlation import CorrelationDrift, correlation_change
-from prodml.drift.multivariate.detector import MultivariateDetector, MultivariateReport
-from prodml.drift.multivariate.distance import (
-    DistanceDrift,
-    PermutationResult,
-    energy_distance,
-    mmd,
-)
-from prodml.drift.multivariate.reconstruction import PCAReconstruction
-from prodml.drift.multivariate.verdict import MultivariateDrift, PairDrift
+from typing import TYPE_CHECKING
+
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.drift.multivariate.answers import PredictionDriftDetector
+    from prodml.drift.multivariate.auc import AucInterval, auc_interval
+    from prodml.drift.multivariate.classifier import DomainClassifier
+    from prodml.drift.multivariate.correlation import CorrelationDrift, correlation_change
+    from prodml.drift.multivariate.detector import MultivariateDetector, MultivariateReport
+    from prodml.drift.multivariate.distance import (
+        DistanceDrift,
+        PermutationResult,
+        energy_distance,
+        mmd,
+    )
+    from prodml.drift.multivariate.reconstruction import PCAReconstruction
+    from prodml.drift.multivariate.verdict import MultivariateDrift, PairDrift
 
 __all__ = [
     "AucInterval",
@@ -39,3 +44,17 @@ __all__ = [
     "energy_distance",
     "mmd",
 ]
+
+load_on_use(
+    __name__,
+    {
+        ".answers": ("PredictionDriftDetector",),
+        ".auc": ("AucInterval", "auc_interval"),
+        ".classifier": ("DomainClassifier",),
+        ".correlation": ("CorrelationDrift", "correlation_change"),
+        ".detector": ("MultivariateDetector", "MultivariateReport"),
+        ".distance": ("DistanceDrift", "PermutationResult", "energy_distance", "mmd"),
+        ".reconstruction": ("PCAReconstruction",),
+        ".verdict": ("MultivariateDrift", "PairDrift"),
+    },
+)

@@ -1,6 +1,6 @@
 """Have the model's answers moved?  Every test of a feature, on what the model said."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast, final
@@ -32,12 +32,13 @@ class PredictionDriftDetector:
     ----------
     reference
         Answers to the data that the model knows: numbers, classes, an array (rows, classes),
-        a list of vectors, or :class:`~prodml.types.Prediction` objects that hold any of these.
+        a list of vectors, a data frame of them, or :class:`~prodml.types.Prediction` objects that
+        hold any of these.  One number a row is a number, whatever the shape.
     classes
         Names of the columns of a vector, in order (default ``0``, ``1``, ...).
     codes
         Numbers are classes, not quantities.
-    alpha, correction, min_effect, min_rows, name, clock, events
+    alpha, correction, min_effect, min_rows, blocks, name, clock, events
         As for :class:`DriftDetector`.
 
     Raises
@@ -68,6 +69,7 @@ class PredictionDriftDetector:
     correction: Correction = "bh"
     min_effect: float = 0.05
     min_rows: int = 30
+    blocks: Any = field(default=None, repr=False)
     name: str = "predictions"
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
     events: Stream = field(default=EVENTS, repr=False)
@@ -81,12 +83,13 @@ class PredictionDriftDetector:
             correction=self.correction,
             min_effect=self.min_effect,
             min_rows=self.min_rows,
+            blocks=self.blocks,
             categorical=("answer",) if self.codes and "answer" in table else (),
             name=self.name,
             clock=self.clock,
             events=self.events,
         )
-        self.reference = None
+        self.reference = self.blocks = None
 
     def detect_drift(self, current: Any, alpha: float | None = None) -> DriftReport:
         """Compare answers with those of the reference; see :meth:`DriftDetector.detect_drift`.
@@ -122,6 +125,8 @@ class PredictionDriftDetector:
         return {"answer": values}
 
     def _vectors(self, vectors: Any) -> dict[str, Any]:
+        if vectors.shape[1] == 1:
+            return {"answer": vectors[:, 0]}
         classes = list(range(vectors.shape[1])) if self.classes is None else list(self.classes)
         if len(classes) != vectors.shape[1]:
             # Not comparable class by class: the columns of the reference are gone.
@@ -136,12 +141,23 @@ class PredictionDriftDetector:
 
 
 def _values(answers: Any) -> Any:
-    if isinstance(answers, np.ndarray) and answers.ndim == 2:
-        return _numbers(answers)
+    if isinstance(answers, Mapping | str | bytes):
+        raise TypeError(f"answers are one a row: a list or an array, no {type(answers).__name__}")
     if isinstance(answers, list | tuple):
         found = list(cast("Iterable[Any]", answers))
         return [one.value if isinstance(one, Prediction) else one for one in found]
+    answers = _framed(answers)
+    if isinstance(answers, np.ndarray) and answers.ndim == 2:
+        return _numbers(answers)
     return column_of(answers, by_row=True)
+
+
+def _framed(answers: Any) -> Any:
+    """The vectors of a data frame, a row each."""
+    import narwhals as nw
+
+    frame = nw.from_native(answers, eager_only=True, pass_through=True)
+    return frame.to_numpy() if isinstance(frame, nw.DataFrame) else answers
 
 
 def _numbers(vectors: Any) -> Any:
@@ -156,7 +172,7 @@ def _stacked(values: list[Any]) -> Any:
     lengths = [
         len(value) if isinstance(value, list | tuple | np.ndarray) else 0 for value in values
     ]
-    width = max(set(lengths), key=lengths.count) or max(lengths)
+    width = max(set(lengths), key=lambda length: (lengths.count(length), length)) or max(lengths)
     rows = np.full((len(values), width), np.nan)
     for row, value, length in zip(rows, values, lengths, strict=True):
         if length == width:

@@ -1,6 +1,6 @@
 """Can a classifier tell the batch from the reference?"""
 
-from collections.abc import Mapping, Sequence
+import math
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, final
 
@@ -9,19 +9,28 @@ import numpy.typing as npt
 
 from prodml.drift.level import DriftLevel
 from prodml.drift.multivariate.auc import delong, interval_of
+from prodml.drift.multivariate.dealing import Dealt
 from prodml.drift.multivariate.encoding import Encoder, Sheet, columns_of, drawn
-from prodml.drift.multivariate.verdict import MultivariateDrift, check_settings, unfit, whole
-from prodml.drift.sample import Kind
+from prodml.drift.multivariate.method import Method
+from prodml.drift.multivariate.verdict import (
+    MultivariateDrift,
+    check_settings,
+    undecided,
+    unfit,
+    whole,
+)
 from prodml.errors import BadConfiguration
 
 __all__ = ["DomainClassifier"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 
 @final
 @dataclass(kw_only=True, slots=True, eq=False)
-class DomainClassifier:
+class DomainClassifier(Method):
     """A classifier is trained to tell current from the reference; if it can, they differ.
 
     Rows are dealt at random into stratified folds, and every row is scored by a model that has
@@ -34,8 +43,8 @@ class DomainClassifier:
     ----------
     reference
         The data that the model knows, a table in any form of :class:`DriftDetector`.
-    feature_names, kinds
-        Columns to compare (default all); kinds as for :class:`DriftDetector`.
+    feature_names, kinds, alpha, min_rows
+        As for :class:`DriftDetector`.
     model
         Any scikit-learn classifier, cloned for every fold (default: 50 gradient-boosted trees
         of at most 15 leaves).
@@ -45,8 +54,13 @@ class DomainClassifier:
         Rows drawn at random from either sample, at least ``min_rows``: bounds time and memory.
     seed
         Of the draws, the folds, the default model and the importances.
-    alpha, min_effect, min_rows
-        As for :class:`DriftDetector`; the default floor is an AUC of 0.525.
+    min_effect
+        Smallest effect that is called drift; the default is an AUC of 0.525.
+    blocks
+        One label a row of the reference (its day) when rows of one block are alike.  Folds are
+        then whole blocks, so that a model judges no day that it has seen, and what varies is the
+        block (Obuchowski's variance, Student's interval).  It takes two blocks of either sample
+        in every fold: with the batch as one block there is no verdict.
 
     Raises
     ------
@@ -77,40 +91,40 @@ class DomainClassifier:
     (True, True, ['a', 'b'])
     """
 
-    reference: Any = field(kw_only=False, repr=False)
-    feature_names: Sequence[str] | None = field(default=None, kw_only=False)
     model: Any = field(default=None, repr=False)
     folds: int = 5
     max_rows: int = 5_000
-    seed: int = 0
-    alpha: float = 0.05
-    min_effect: float = 0.05
-    min_rows: int = 30
-    kinds: Mapping[str, Kind] | None = field(default=None, repr=False)
     _encoder: Encoder = field(init=False, repr=False)
     _rows: dict[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         columns = columns_of(self.reference, self.feature_names)
         encoder, sheet = Encoder.fit(columns, None, self.kinds, onehot=True)
-        check_settings(self, len(sheet.values))
+        check_settings(self, sheet.used)
         whole("folds", self.folds, 2)
         # Two rows of either sample in every fold.
         whole("min_rows", self.min_rows, 2 * self.folds)
         whole("max_rows", self.max_rows, self.min_rows)
         _classifier(self.model, self.seed)
         self._encoder = encoder
-        self._rows = drawn(columns, self.max_rows, np.random.default_rng(self.seed))
-        self.reference = None
-        self.feature_names = encoder.names
+        rng = np.random.default_rng(self.seed)
+        self._rows = drawn(columns, sheet.some, self.max_rows, rng)
+        self._settle(encoder.names, self._hold(columns, encoder, self.max_rows))
 
-    def detect_drift(self, current: Any) -> MultivariateDrift:
+    def detect_drift(self, current: Any, *, blocks: Any = None) -> MultivariateDrift:
         """Compare ``current`` with the reference.
+
+        Parameters
+        ----------
+        current
+            A table like the reference.
+        blocks
+            One label a row, if the reference has blocks.
 
         Raises
         ------
         TypeError
-            ``current`` is no table at all.
+            ``current`` is no table at all, or has not one label a row.
 
         Examples
         --------
@@ -118,33 +132,57 @@ class DomainClassifier:
         >>> check.detect_drift({"x": [float(i % 50) for i in range(200)]}).level.value
         'none'
         """
-        sheet = self._encoder.read(current)
+        sheet = self._encoder.survey(current)
         found = unfit("classifier", sheet, self.min_rows, self.min_effect)
         if found is not None:
             return found
+        dealt = self._dealt(self._encoder, current, sheet, blocks, 0)
+        few = "" if dealt is None else self._too_few(dealt)
+        if few:
+            return undecided("classifier", sheet, self.min_effect, few)
+        task = self._by_row(sheet, current) if dealt is None else self._by_block(dealt)
         from threadpoolctl import threadpool_limits
 
         # A watcher leaves the other cores to those who serve; small models gain nothing by them.
         with threadpool_limits(limits=1, user_api="openmp"):
-            return self._compared(sheet, columns_of(current, self._encoder.names))
+            return self._compared(sheet, task)
 
-    def _compared(self, sheet: Sheet, current: dict[str, Any]) -> MultivariateDrift:
+    def _too_few(self, dealt: Dealt) -> str:
+        fewest = min(dealt.new, dealt.blocks - dealt.new)
+        if fewest >= 2 * self.folds:
+            return ""
+        return (
+            f"{dealt.told} are current's; with {self.folds} folds at least {2 * self.folds} of "
+            f"either sample are needed, so that a model judges none that it has seen"
+        )
+
+    def _by_row(self, sheet: Sheet, current: Any) -> "_Task":
         rng = np.random.default_rng([self.seed, 1])
-        old, new = self._encoder.pair(self._rows, drawn(current, self.max_rows, rng))
-        rows = np.vstack((old.values, new.values))
+        columns = self._encoder.raw(current)
+        old, new = self._encoder.pair(self._rows, drawn(columns, sheet.some, self.max_rows, rng))
         is_new = np.repeat((False, True), (len(old.values), len(new.values)))
-        folds = _folds(is_new, self.folds, rng)
-        models = [_trained(self, rows, is_new, folds != k) for k in range(self.folds)]
-        parts = [(rows[folds == k], is_new[folds == k]) for k in range(self.folds)]
-        aucs = [
-            _auc(model, part, label) for model, (part, label) in zip(models, parts, strict=True)
-        ]
+        rows = np.vstack((old.values, new.values))
+        return _Task(rows, is_new, _folds(is_new, self.folds, rng), old.owner)
+
+    def _by_block(self, dealt: Dealt) -> "_Task":
+        rng = np.random.default_rng([self.seed, 1])
+        folds = _folds(np.arange(dealt.blocks) < dealt.new, self.folds, rng)[dealt.codes]
+        is_new = dealt.codes < dealt.new
+        freedom = min(dealt.new, dealt.blocks - dealt.new) - self.folds
+        return _Task(dealt.rows, is_new, folds, dealt.owner, dealt.codes, freedom)
+
+    def _compared(self, sheet: Sheet, task: "_Task") -> MultivariateDrift:
+        folds = range(self.folds)
+        models = [_trained(self, task, k) for k in folds]
+        parts = [task.fold(k) for k in folds]
+        aucs = [_auc(model, part, part.rows) for model, part in zip(models, parts, strict=True)]
         auc = float(np.mean([auc for auc, _ in aucs]))
         variance = float(np.sum([variance for _, variance in aucs])) / self.folds**2
-        found = interval_of(auc, variance, 1.0 - self.alpha)
+        found = interval_of(auc, variance, 1.0 - self.alpha, task.freedom)
         moved: dict[str, float] = {}
         if found.p_value < self.alpha:
-            moved = _lost(models, parts, [auc for auc, _ in aucs], old.owner, rng)
+            rng = np.random.default_rng([self.seed, 3])
+            moved = _lost(models, parts, [auc for auc, _ in aucs], task.owner, rng)
         top = ", ".join(f"{name} {lost:.3f}" for name, lost in list(moved.items())[:3])
         told = f"AUC {auc:.3f} ({found.low:.3f} to {found.high:.3f})"
         return MultivariateDrift(
@@ -158,9 +196,39 @@ class DomainClassifier:
             what=f"{told}; AUC lost without: {top}" if top else told,
             findings=sheet.findings,
             moved=moved,
-            reference_rows=old.rows,
+            reference_rows=len(next(iter(self._rows.values()))),
             current_rows=sheet.rows,
         ).judged(found.p_value, self.alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Rows to be told apart, the fold of each, and its block where rows come in blocks."""
+
+    rows: Floats
+    is_new: Bools
+    folds: Ints
+    owner: tuple[str, ...]
+    codes: Ints | None = None
+    freedom: float = math.inf
+
+    def fold(self, k: int) -> "_Task":
+        """The rows of one fold."""
+        return self._some(self.folds == k)
+
+    def rest(self, k: int) -> "_Task":
+        """All others."""
+        return self._some(self.folds != k)
+
+    def _some(self, kept: Bools) -> "_Task":
+        codes = None if self.codes is None else self.codes[kept]
+        return _Task(self.rows[kept], self.is_new[kept], self.folds[kept], self.owner, codes)
+
+    def blocks(self) -> tuple[Ints, Ints] | None:
+        """Blocks of the new rows and of the old."""
+        if self.codes is None:
+            return None
+        return self.codes[self.is_new], self.codes[~self.is_new]
 
 
 def _classifier(model: Any, seed: int) -> Any:
@@ -171,21 +239,28 @@ def _classifier(model: Any, seed: int) -> Any:
         raise BadConfiguration(
             "DomainClassifier needs scikit-learn: pip install scikit-learn"
         ) from error
-    if model is not None:
-        return clone(model)
-    trees: Any = HistGradientBoostingClassifier
-    return trees(max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed)
+    if model is None:
+        trees: Any = HistGradientBoostingClassifier
+        return trees(max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed)
+    try:
+        fresh: Any = clone(model)
+    except TypeError as error:
+        raise BadConfiguration(f"model must be a scikit-learn classifier: {error}") from error
+    if not (hasattr(fresh, "predict_proba") or hasattr(fresh, "decision_function")):
+        raise BadConfiguration(f"model must be a classifier that gives scores, not {model!r:.60}")
+    return fresh
 
 
-def _folds(is_new: npt.NDArray[np.bool_], count: int, rng: np.random.Generator) -> Any:
+def _folds(is_new: Bools, count: int, rng: np.random.Generator) -> Ints:
     folds = np.empty(len(is_new), dtype=np.int64)
     for group in (is_new, ~is_new):
         folds[group] = rng.permutation(int(group.sum())) % count
     return folds
 
 
-def _trained(check: DomainClassifier, rows: Floats, is_new: Any, seen: Any) -> Any:
-    return _classifier(check.model, check.seed).fit(rows[seen], is_new[seen])
+def _trained(check: DomainClassifier, task: _Task, k: int) -> Any:
+    seen = task.rest(k)
+    return _classifier(check.model, check.seed).fit(seen.rows, seen.is_new)
 
 
 def _scores(model: Any, rows: Floats) -> Floats:
@@ -194,14 +269,14 @@ def _scores(model: Any, rows: Floats) -> Floats:
     return np.asarray(model.decision_function(rows), dtype=np.float64)
 
 
-def _auc(model: Any, rows: Floats, is_new: Any) -> tuple[float, float]:
+def _auc(model: Any, part: _Task, rows: Floats) -> tuple[float, float]:
     scores = _scores(model, rows)
-    return delong(scores[is_new], scores[~is_new])
+    return delong(scores[part.is_new], scores[~part.is_new], part.blocks())
 
 
 def _lost(
     models: list[Any],
-    parts: list[Any],
+    parts: list[_Task],
     aucs: list[float],
     owner: tuple[str, ...],
     rng: np.random.Generator,
@@ -210,9 +285,9 @@ def _lost(
     for name in dict.fromkeys(owner):
         mine = np.array([other == name for other in owner])
         drops: list[float] = []
-        for model, (rows, is_new), auc in zip(models, parts, aucs, strict=True):
-            shuffled = rows.copy()
-            shuffled[:, mine] = rows[np.ix_(rng.permutation(len(rows)), mine)]
-            drops.append(auc - _auc(model, shuffled, is_new)[0])
+        for model, part, auc in zip(models, parts, aucs, strict=True):
+            shuffled = part.rows.copy()
+            shuffled[:, mine] = part.rows[np.ix_(rng.permutation(len(part.rows)), mine)]
+            drops.append(auc - _auc(model, part, shuffled)[0])
         lost[name] = float(np.mean(drops))
     return dict(sorted(((n, x) for n, x in lost.items() if x > 0.0), key=lambda item: -item[1]))

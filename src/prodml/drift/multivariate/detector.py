@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, final
 
 from prodml.clock import SYSTEM_CLOCK, Clock
@@ -133,6 +134,10 @@ class MultivariateDetector:
         Of all draws.
     min_rows
         As for :class:`DriftDetector`.
+    blocks
+        One label a row of the reference (its day) when rows of one block are alike: every method
+        then deals out whole blocks.  P-values of few blocks are coarse, so each method is asked
+        for one that the correction leaves below ``alpha``, or is INCONCLUSIVE.
     name, clock, events
         As for :class:`DriftDetector`.
 
@@ -167,10 +172,11 @@ class MultivariateDetector:
     seed: int = 0
     min_rows: int = 30
     kinds: Mapping[str, Kind] | None = field(default=None, repr=False)
+    blocks: Any = field(default=None, repr=False)
     name: str = "multivariate"
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
     events: Stream = field(default=EVENTS, repr=False)
-    _fitted: dict[str, Any] = field(init=False, repr=False)
+    _fitted: dict[str, Any] = field(default_factory=dict[str, Any], init=False, repr=False)
     _drifting: frozenset[str] = field(default=frozenset(), init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -182,23 +188,32 @@ class MultivariateDetector:
         if self.correction not in CORRECTIONS:
             known = ", ".join(CORRECTIONS)
             raise BadConfiguration(f"correction must be one of {known}, not {self.correction!r}")
-        self._fitted = {method: self._fit(method) for method in self.methods}
-        self.reference = None
+        alpha: Any = self.alpha
+        if self.blocks is not None and self.correction != "none":
+            alpha /= len(self.methods)
+        # With the detector, not with its first batch.
+        import_module("scipy.special")
+        common = {"seed": self.seed, "kinds": self.kinds, "min_rows": self.min_rows}
+        for method in self.methods:
+            cls, more = _METHODS[method]
+            settings = {**common, **more, "alpha": alpha, "blocks": self.blocks}
+            self._fitted[method] = cls(self.reference, self.feature_names, **settings)
+        self.reference = self.blocks = None
 
-    def _fit(self, method: str) -> Any:
-        cls, more = _METHODS[method]
-        if method != "correlation":
-            more = {**more, "seed": self.seed, "kinds": self.kinds}
-        common = {"alpha": self.alpha, "min_rows": self.min_rows}
-        return cls(self.reference, self.feature_names, **common, **more)
-
-    def detect_drift(self, current: Any) -> MultivariateReport:
+    def detect_drift(self, current: Any, *, blocks: Any = None) -> MultivariateReport:
         """Compare ``current`` with the reference by every method.
+
+        Parameters
+        ----------
+        current
+            A table like the reference.
+        blocks
+            One label a row, if the reference has blocks; without, ``current`` is one block.
 
         Raises
         ------
         TypeError
-            ``current`` is no table at all.
+            ``current`` is no table at all, or has not one label a row.
 
         Examples
         --------
@@ -206,7 +221,10 @@ class MultivariateDetector:
         >>> detector.detect_drift([]).inconclusive
         ('pca', 'energy', 'correlation')
         """
-        found = {name: method.detect_drift(current) for name, method in self._fitted.items()}
+        found = {
+            name: method.detect_drift(current, blocks=blocks)
+            for name, method in self._fitted.items()
+        }
         tested = {name: result.p_value for name, result in found.items() if _tested(result)}
         adjusted = adjust(list(tested.values()), self.correction).tolist()
         for name, value in zip(tested, adjusted, strict=True):

@@ -1,36 +1,39 @@
 """Two clouds of points: maximum mean discrepancy and energy distance, tested by permutation.
 
 Both are sums over pairs of rows.  A permutation deals the rows out anew and keeps the pairs, so
-one pass over the matrix of pairs, a block of rows at a time, serves all permutations: it is never
-held whole.
+one pass over the matrix of pairs, some rows at a time, serves all permutations: it is never held
+whole.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast, final
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
 
 from prodml.drift.level import DriftLevel
+from prodml.drift.multivariate.dealing import Dealt, share_as_far
 from prodml.drift.multivariate.encoding import Encoder, Sheet, columns_of, drawn
+from prodml.drift.multivariate.method import Method
 from prodml.drift.multivariate.verdict import (
     MultivariateDrift,
     between,
     check_settings,
+    undecided,
     unfit,
     whole,
 )
-from prodml.drift.sample import Kind
 from prodml.errors import BadConfiguration
 
 __all__ = ["DistanceDrift", "PermutationResult", "energy_distance", "mmd"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-Method: TypeAlias = Literal["energy", "mmd"]
+Measure: TypeAlias = Literal["energy", "mmd"]
 
-_BLOCK = 256
+# Pairs whose distances are held at a time.
+_PAGE = 1 << 18
 _ROWS = 1000
 _PERMUTATIONS = 499
 # Pairs of this many rows say where the median distance lies.
@@ -53,7 +56,8 @@ class PermutationResult:
         ``(1 + permutations at least as far) / (1 + permutations)`` [1]_: never 0.
     effect
         The distance as a share of the largest it could be between samples with these distances
-        inside, in [0, 1]; if a share of the rows moved far away, about that share.
+        inside, in [0, 1], without what chance alone makes of it; if a share of the rows moved far
+        away, about that share.
     rows
         Rows of either sample that were used.
 
@@ -76,12 +80,29 @@ class PermutationResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sums:
-    """Mean of the pairs within and between the samples, for every dealing; the real one first."""
+class _Pairs:
+    """Sums over pairs of rows for every dealing, the real one first.
 
-    within_first: Floats
-    within_second: Floats
-    between: Floats
+    ``first`` is how many rows the first sample has, ``inside`` the sum within it, ``of_first``
+    that of its rows with all.
+    """
+
+    first: Floats
+    inside: Floats
+    of_first: Floats
+    total: float
+    rows: int
+
+    def means(self, itself: float | None) -> tuple[Floats, Floats, Floats]:
+        """Within first and second, and between; ``itself``, of a row with itself, leaves it out."""
+        own, fewer = (0.0, 0) if itself is None else (itself, 1)
+        m, n = self.first, self.rows - self.first
+        other = self.total - 2.0 * self.of_first + self.inside
+        return (
+            (self.inside - own * m) / np.maximum(m * (m - fewer), 1.0),
+            (other - own * n) / np.maximum(n * (n - fewer), 1.0),
+            (self.of_first - self.inside) / (m * n),
+        )
 
 
 def mmd(
@@ -137,10 +158,8 @@ def mmd(
     between("bandwidth", width, math.inf)
     if not 0.0 < width * width < math.inf:
         raise BadConfiguration(f"bandwidth {width!r} has no square: another unit is needed")
-    deals = _deals(len(rows), size, permutations, rng)
-    sums = _sums(rows, deals, lambda squares: np.exp(squares / (-2.0 * width**2)), self_pair=1.0)
-    squared = sums.within_first + sums.within_second - 2.0 * sums.between
-    return _result(squared, sums.within_first[0] + sums.within_second[0], size, len(rows))
+    pairs = _pairs(rows, _deals(len(rows), size, permutations, rng), _kernel(width))
+    return _of_kernel(pairs, size)
 
 
 def energy_distance(
@@ -168,9 +187,7 @@ def energy_distance(
     3.0
     """
     rows, size, rng = _samples(first, second, permutations, max_rows, seed)
-    sums = _sums(rows, _deals(len(rows), size, permutations, rng), np.sqrt, self_pair=None)
-    squared = 2.0 * sums.between - sums.within_first - sums.within_second
-    return _result(squared, 2.0 * sums.between[0], size, len(rows))
+    return _of_distance(_pairs(rows, _deals(len(rows), size, permutations, rng), _root), size)
 
 
 def _samples(
@@ -205,17 +222,22 @@ def _deals(rows: int, size: int, permutations: int, rng: np.random.Generator) ->
     return deals
 
 
-def _blocks(rows: Floats) -> Iterator[tuple[slice, Floats]]:
-    """Squared distances of a block of rows to all."""
+def _pages(rows: Floats) -> Iterator[tuple[slice, Floats]]:
+    """Squared distances of some rows to all."""
     # Differences of large numbers are not distances: centred first.
     centred = rows - rows.mean(axis=0)
     lengths = (centred**2).sum(axis=1)
-    for start in range(0, len(rows), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        squares = lengths[block, None] + lengths - 2.0 * (centred[block] @ centred.T)
-        near = np.nonzero(squares < _NEAR * (lengths[block, None] + lengths))
+    height = max(1, _PAGE // len(rows))
+    for start in range(0, len(rows), height):
+        page = slice(start, start + height)
+        squares = centred[page] @ centred.T
+        squares *= -2.0
+        both = lengths[page, None] + lengths
+        squares += both
+        both *= _NEAR
+        near = np.nonzero(squares < both)
         squares[near] = _exact(rows, near[0] + start, near[1])
-        yield block, squares
+        yield page, squares
 
 
 def _exact(rows: Floats, one: Any, other: Any) -> Floats:
@@ -229,55 +251,82 @@ def _exact(rows: Floats, one: Any, other: Any) -> Floats:
 def _bandwidth(rows: Floats, rng: np.random.Generator) -> float:
     if len(rows) > _MEDIAN_ROWS:
         rows = rows[_some(rng, len(rows), _MEDIAN_ROWS)]
-    squares = np.vstack([block for _, block in _blocks(rows)])
+    squares = np.vstack([page for _, page in _pages(rows)])
     apart = np.sqrt(squares[np.triu_indices(len(rows), 1)])
     # More than half of the rows alike: the mean of the others, or anything when all are.
     return float(np.median(apart)) or float(apart.mean()) or 1.0
 
 
-def _sums(
-    rows: Floats,
-    deals: Floats,
-    pair: Callable[[Floats], Floats],
-    *,
-    self_pair: float | None,
-) -> _Sums:
-    """Means over pairs; ``self_pair``, the value of a row with itself, leaves those out."""
+def _root(squares: Floats) -> Floats:
+    return np.asarray(np.sqrt(squares, out=squares))
+
+
+def _kernel(width: float) -> Callable[[Floats], Floats]:
+    def kernel(squares: Floats) -> Floats:
+        squares /= -2.0 * width**2
+        return np.asarray(np.exp(squares, out=squares))
+
+    return kernel
+
+
+def _pairs(rows: Floats, deals: Floats, pair: Callable[[Floats], Floats]) -> _Pairs:
+    """Sums over pairs of rows that are dealt one by one."""
     inside = np.zeros(deals.shape[1])
     of_first = np.zeros(deals.shape[1])
     total = 0.0
-    for block, squares in _blocks(rows):
+    for page, squares in _pages(rows):
         values = pair(squares)
         sums = values.sum(axis=1)
         total += float(sums.sum())
-        of_first += sums @ deals[block]
-        inside += ((values @ deals) * deals[block]).sum(axis=0)
-    m = float(deals[:, 0].sum())
-    n = len(rows) - m
-    other = total - 2.0 * of_first + inside
-    own = 0.0 if self_pair is None else self_pair
-    fewer = 0.0 if self_pair is None else 1.0
-    return _Sums(
-        (inside - own * m) / (m * (m - fewer)),
-        (other - own * n) / (n * (n - fewer)),
-        (of_first - inside) / (m * n),
+        of_first += sums @ deals[page]
+        inside += ((values @ deals) * deals[page]).sum(axis=0)
+    return _Pairs(deals.sum(axis=0), inside, of_first, total, len(rows))
+
+
+def _block_pairs(dealt: Dealt, pair: Callable[[Floats], Floats]) -> _Pairs:
+    """The same of rows that are dealt by block: sums over pairs of blocks are all they need."""
+    starts = np.flatnonzero(np.diff(dealt.codes, prepend=-1))
+    sums = np.zeros((dealt.blocks, len(starts)))
+    for page, squares in _pages(dealt.rows):
+        np.add.at(sums, dealt.codes[page], np.add.reduceat(pair(squares), starts, axis=1))
+    ways = dealt.ways.astype(np.float64)
+    sizes = np.bincount(dealt.codes, minlength=dealt.blocks)
+    return _Pairs(
+        sizes @ ways,
+        ((sums @ ways) * ways).sum(axis=0),
+        sums.sum(axis=1) @ ways,
+        float(sums.sum()),
+        len(dealt.rows),
     )
 
 
-def _result(squared: Floats, most: float, size: int, rows: int) -> PermutationResult:
-    found, dealt = float(squared[0]), squared[1:]
-    # Dealings that give the same sum in another order are as far, whatever their last digits.
-    least = found - 1e-10 * max(abs(found), abs(most))
-    p_value = (1.0 + float((dealt >= least).sum())) / (1.0 + len(dealt))
-    effect = math.sqrt(min(1.0, max(0.0, found / most))) if most > 0.0 else 0.0
+def _of_distance(pairs: _Pairs, size: int) -> PermutationResult:
+    first, second, between = pairs.means(None)
+    far = 2.0 * between - first - second
+    # Of the size what two samples alike would show is taken out; the statistic is the paper's.
+    first, second, between = pairs.means(0.0)
+    rid = 2.0 * between - first - second
+    return _result(far, float(rid[0]), 2.0 * float(between[0]), size, pairs.rows)
+
+
+def _of_kernel(pairs: _Pairs, size: int) -> PermutationResult:
+    first, second, between = pairs.means(1.0)
+    far = first + second - 2.0 * between
+    return _result(far, float(far[0]), float(first[0] + second[0]), size, pairs.rows)
+
+
+def _result(far: Floats, found: float, most: float, size: int, rows: int) -> PermutationResult:
     return PermutationResult(
-        statistic=found, p_value=p_value, effect=effect, rows=(size, rows - size)
+        statistic=float(far[0]),
+        p_value=share_as_far(far, most),
+        effect=math.sqrt(min(1.0, max(0.0, found / most))) if most > 0.0 else 0.0,
+        rows=(size, rows - size),
     )
 
 
 @final
 @dataclass(kw_only=True, slots=True, eq=False)
-class DistanceDrift:
+class DistanceDrift(Method):
     """Is the cloud of rows where it was?  :func:`energy_distance` or :func:`mmd` on a table.
 
     Columns are standardised by both samples together, categories become one column a level, and
@@ -288,14 +337,15 @@ class DistanceDrift:
     reference
         The data that the model knows, a table in any form of :class:`DriftDetector`; at most
         ``max_rows`` of its rows, drawn at random, are kept.
-    feature_names, kinds
-        Columns to compare (default all); kinds as for :class:`DriftDetector`.
+    feature_names, kinds, alpha, min_effect, min_rows
+        As for :class:`DriftDetector`.
     method
         ``"energy"`` (nothing to choose) or ``"mmd"`` (median heuristic).
     permutations, max_rows, seed
-        As for :func:`mmd`.
-    alpha, min_effect, min_rows
-        As for :class:`DriftDetector`.
+        As for :func:`mmd`; of blocks twice as many rows are used.
+    blocks
+        One label a row of the reference (its day) when rows of one block are alike.  Whole
+        blocks are then dealt out anew, not rows.
 
     Raises
     ------
@@ -304,7 +354,8 @@ class DistanceDrift:
 
     Notes
     -----
-    Permutations take rows for independent; rows that come in blocks alarm more often.
+    Permutations of rows take them for independent: rows that come in blocks alarm more often,
+    unless ``blocks`` says so.
 
     Examples
     --------
@@ -316,16 +367,9 @@ class DistanceDrift:
     (True, 0.002)
     """
 
-    reference: Any = field(kw_only=False, repr=False)
-    feature_names: Sequence[str] | None = field(default=None, kw_only=False)
-    method: Method = "energy"
+    method: Measure = "energy"
     permutations: int = _PERMUTATIONS
     max_rows: int = _ROWS
-    seed: int = 0
-    alpha: float = 0.05
-    min_effect: float = 0.05
-    min_rows: int = 30
-    kinds: Mapping[str, Kind] | None = field(default=None, repr=False)
     _encoder: Encoder = field(init=False, repr=False)
     _rows: dict[str, Any] = field(init=False, repr=False)
 
@@ -334,22 +378,29 @@ class DistanceDrift:
             raise BadConfiguration(f"method must be 'energy' or 'mmd', not {self.method!r}")
         columns = columns_of(self.reference, self.feature_names)
         encoder, sheet = Encoder.fit(columns, None, self.kinds, onehot=True)
-        check_settings(self, len(sheet.values))
+        check_settings(self, sheet.used)
         whole("max_rows", self.max_rows, self.min_rows)
         # With fewer no p-value can fall below alpha.
         whole("permutations", self.permutations, math.ceil(1.0 / self.alpha))
         self._encoder = encoder
-        self._rows = drawn(columns, self.max_rows, np.random.default_rng(self.seed))
-        self.reference = None
-        self.feature_names = encoder.names
+        rng = np.random.default_rng(self.seed)
+        self._rows = drawn(columns, sheet.some, self.max_rows, rng)
+        self._settle(encoder.names, self._hold(columns, encoder, 2 * self.max_rows))
 
-    def detect_drift(self, current: Any) -> MultivariateDrift:
+    def detect_drift(self, current: Any, *, blocks: Any = None) -> MultivariateDrift:
         """Compare ``current`` with the reference.
+
+        Parameters
+        ----------
+        current
+            A table like the reference.
+        blocks
+            One label a row, if the reference has blocks; without, ``current`` is one block.
 
         Raises
         ------
         TypeError
-            ``current`` is no table at all.
+            ``current`` is no table at all, or has not one label a row.
 
         Examples
         --------
@@ -357,21 +408,35 @@ class DistanceDrift:
         >>> check.detect_drift({"x": [float(i % 50) for i in range(200)]}).level.value
         'none'
         """
-        sheet = self._encoder.read(current)
+        sheet = self._encoder.survey(current)
         found = unfit(self.method, sheet, self.min_rows, self.min_effect)
-        return found or self._compared(sheet, columns_of(current, self._encoder.names))
+        if found is not None:
+            return found
+        rows = self._dealt(self._encoder, current, sheet, blocks, self.permutations)
+        if rows is None:
+            return self._verdict(sheet, self._by_row(sheet, current), "")
+        few = rows.too_few(self.alpha)
+        if few:
+            return undecided(self.method, sheet, self.min_effect, few)
+        return self._verdict(sheet, self._by_block(rows), f", {rows.told}")
 
-    def _compared(self, sheet: Sheet, current: dict[str, Any]) -> MultivariateDrift:
+    def _by_row(self, sheet: Sheet, current: Any) -> PermutationResult:
         rng = np.random.default_rng([self.seed, 1])
-        old, new = self._encoder.pair(self._rows, drawn(current, self.max_rows, rng))
-        measure = cast("Any", mmd if self.method == "mmd" else energy_distance)
-        test: PermutationResult = measure(
-            old.values,
-            new.values,
-            permutations=self.permutations,
-            max_rows=self.max_rows,
-            seed=self.seed,
-        )
+        columns = self._encoder.raw(current)
+        old, new = self._encoder.pair(self._rows, drawn(columns, sheet.some, self.max_rows, rng))
+        measure: Any = mmd if self.method == "mmd" else energy_distance
+        settings = {"permutations": self.permutations, "max_rows": self.max_rows}
+        found: PermutationResult = measure(old.values, new.values, **settings, seed=self.seed)
+        return found
+
+    def _by_block(self, rows: Dealt) -> PermutationResult:
+        size = int((rows.codes < rows.new).sum())
+        if self.method == "energy":
+            return _of_distance(_block_pairs(rows, _root), size)
+        width = _bandwidth(rows.rows, np.random.default_rng(self.seed))
+        return _of_kernel(_block_pairs(rows, _kernel(width)), size)
+
+    def _verdict(self, sheet: Sheet, test: PermutationResult, of: str) -> MultivariateDrift:
         return MultivariateDrift(
             method=self.method,
             level=DriftLevel.NONE,
@@ -379,8 +444,8 @@ class DistanceDrift:
             p_value=test.p_value,
             effect=test.effect,
             floor=self.min_effect,
-            what=f"{self.method} distance {math.sqrt(max(0.0, test.statistic)):.3g}",
+            what=f"{self.method} distance {math.sqrt(max(0.0, test.statistic)):.3g}{of}",
             findings=sheet.findings,
-            reference_rows=old.rows,
+            reference_rows=len(next(iter(self._rows.values()))),
             current_rows=sheet.rows,
         ).judged(test.p_value, self.alpha)

@@ -5,11 +5,13 @@ Numbers are centred by the reference's median, divided by its spread (interquart
 row, however wild, decides anything: an infinite cell is a clipped one.  Categories become the
 share that their level has in the reference, or one column a level.  A cell without a value takes
 the middle of its column, and a column of its own says that it was missing.
+
+A table is read some thousand rows at a time: the matrix of a large one is never held whole.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,7 +22,19 @@ from prodml.drift.table import Counted, Table, column_of, table_of
 from prodml.errors import BadConfiguration
 from prodml.types import is_missing
 
-__all__ = ["UNSEEN", "Encoder", "Sheet", "columns_of", "drawn", "rows_of"]
+__all__ = [
+    "UNSEEN",
+    "Encoder",
+    "Sheet",
+    "check_kinds",
+    "columns_of",
+    "drawn",
+    "length_of",
+    "missed_of",
+    "named",
+    "picked",
+    "rows_of",
+]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -28,6 +42,11 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 UNSEEN = "(unseen)"
 """Owner of the column for what the reference never has: a value missing, a new level."""
 
+# Rows that are encoded at a time, and numbers that a page of wide ones may hold.
+_PAGE = 4096
+_NUMBERS = 1 << 17
+_LEAST_PAGE = 256
+_MOST_NEW = 1000
 _CLIP = 8.0
 _LEVELS = 15
 # Half a unit in the last place of single precision: what differs by less is the same.
@@ -44,7 +63,7 @@ class Part:
     missing: Bools
     infinite: int = 0
     invalid: int = 0
-    new: tuple[str, ...] = ()
+    new: Mapping[Any, int] = field(default_factory=dict[Any, int])
     unseen: Bools | None = None
 
 
@@ -86,12 +105,19 @@ class NumberCode:
 
     scale: Scale
 
+    @property
+    def width(self) -> int:
+        """Columns of the matrix."""
+        return 1
+
     @classmethod
     def fit(cls, column: Any) -> "NumberCode":
         """Centre and spread of the finite numbers."""
         values = floats_of(column)[0]
         finite = values[np.isfinite(values)]
-        return cls(Scale(float(np.median(finite)) if finite.size else 0.0, _spread(finite)))
+        # Halves: two numbers in the middle may be too large to be added.
+        center = 2.0 * float(np.median(finite / 2.0)) if finite.size else 0.0
+        return cls(Scale(center, _spread(finite)))
 
     def part(self, column: Any) -> Part:
         """One standardised column."""
@@ -112,6 +138,11 @@ class LevelCode:
     scale: Scale
     onehot: bool
 
+    @property
+    def width(self) -> int:
+        """Columns of the matrix."""
+        return min(_LEVELS, len(self.shares)) + 2 if self.onehot else 1
+
     @classmethod
     def fit(cls, column: Any, *, onehot: bool) -> "LevelCode":
         """Shares of the levels, and the mean and spread of a row's share."""
@@ -127,11 +158,10 @@ class LevelCode:
         """One column with standardised shares, or one a frequent level and one for the rest."""
         levels = _levels(column)
         missing = np.array([level is None for level in levels], dtype=np.bool_)
-        new = Counter(x for x in levels if x is not None and x not in self.shares)
-        names = tuple(f"{level!s:.40}" for level, _ in new.most_common(3))
+        unseen = np.array([x not in self.shares for x in levels], dtype=np.bool_) & ~missing
+        new = Counter(levels[at] for at in np.flatnonzero(unseen).tolist())
         values = self._onehot(levels) if self.onehot else self._share(levels)
-        unseen = np.array([x is not None and x not in self.shares for x in levels], dtype=np.bool_)
-        return Part(values, missing, new=names, unseen=unseen)
+        return Part(values, missing, new=new, unseen=unseen)
 
     def _share(self, levels: list[Any]) -> Floats:
         shares = [np.nan if level is None else self.shares.get(level, 0.0) for level in levels]
@@ -139,13 +169,23 @@ class LevelCode:
 
     def _onehot(self, levels: list[Any]) -> Floats:
         places = {level: i for i, level in enumerate(list(self.shares)[:_LEVELS])}
-        width = len(places) + 2
+        width = self.width
         # The rare ones share a column, the new ones another.
         at = [places.get(x, width - 2 if x in self.shares else width - 1) for x in levels]
         values = np.zeros((len(levels), width))
         values[np.arange(len(levels)), np.array(at, dtype=np.int64)] = 1.0
         values[[x is None for x in levels]] = 0.0
         return values
+
+
+@dataclass(frozen=True, slots=True)
+class NoCode:
+    """A point in time is no number, even though both can be counted in seconds."""
+
+    def part(self, column: Any) -> Part:
+        """A column in which nothing can be read."""
+        rows = len(column)
+        return Part(np.zeros((rows, 1)), np.ones(rows, dtype=np.bool_), invalid=rows)
 
 
 Code: TypeAlias = NumberCode | LevelCode
@@ -164,11 +204,33 @@ def _hashable(value: Any) -> Any:
     return value
 
 
+@dataclass(slots=True)
+class Seen:
+    """What was wrong with a feature, page by page."""
+
+    missing: int = 0
+    infinite: int = 0
+    invalid: int = 0
+    unseen: int = 0
+    new: Counter[Any] = field(default_factory=Counter[Any])
+
+    def add(self, part: Part) -> None:
+        """Count another page."""
+        self.missing += int(part.missing.sum())
+        self.infinite += part.infinite
+        self.invalid += part.invalid
+        self.unseen += sum(part.new.values())
+        # Three are told: which of very many they are hardly matters.
+        if len(self.new) < _MOST_NEW:
+            self.new.update(part.new)
+
+
 @dataclass(frozen=True, slots=True)
 class Sheet:
     """A table as a matrix.
 
-    ``owner`` names the feature of every column of ``values``; ``missing`` and ``infinite`` are
+    ``owner`` names the feature of every column of ``values``; ``some`` says which of the
+    ``rows`` hold any value, only these are lines of ``values``; ``missing`` and ``infinite`` are
     shares by feature; ``findings`` say what is wrong with the data, ``gone`` which features it
     lacks.
     """
@@ -178,8 +240,14 @@ class Sheet:
     missing: Mapping[str, float]
     infinite: Mapping[str, float]
     rows: int
+    some: Bools
     findings: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+
+    @property
+    def used(self) -> int:
+        """Rows that hold any value."""
+        return int(self.some.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +269,7 @@ class Encoder:
     codes: Mapping[str, Code]
     missed: Mapping[str, Scale]
     before: Sheet
+    onehot: bool
 
     @classmethod
     def fit(
@@ -211,7 +280,7 @@ class Encoder:
         *,
         onehot: bool = False,
     ) -> "tuple[Encoder, Sheet]":
-        """Fit ``data``; times are left out and named.
+        """Fit ``data``, which is also read, without its values; times are left out and named.
 
         Raises
         ------
@@ -219,7 +288,7 @@ class Encoder:
             ``data`` is no table, or it has no column that can be compared.
         """
         columns = columns_of(data, feature_names)
-        _check_kinds(kinds or {}, columns)
+        check_kinds(kinds or {}, columns)
         codes: dict[str, Code] = {}
         for name, column in columns.items():
             kind = (kinds or {}).get(name) or kind_of(column)
@@ -229,33 +298,65 @@ class Encoder:
                 codes[name] = NumberCode.fit(column)
         if not codes:
             raise BadConfiguration("reference has no column that can be compared")
-        bare = cls(tuple(columns), codes, {}, _NOTHING)
-        first = bare.read(data)
-        often = {name: share for name, share in first.missing.items() if share > 0.0}
+        bare = cls(tuple(columns), codes, {}, _NOTHING, onehot)
+        before = bare.survey(columns)
+        often = {name: share for name, share in before.missing.items() if share > 0.0}
         missed = {n: Scale(s, float(np.sqrt(s * (1.0 - s)))) for n, s in often.items()}
-        before = replace(first, values=_NOTHING.values)
-        encoder = replace(bare, missed=missed, before=before)
-        return encoder, encoder.read(data)
+        return replace(bare, missed=missed, before=replace(before, some=_NOTHING.some)), before
 
-    def read(self, data: Any) -> Sheet:
+    def read(self, data: Any, each: Callable[[Floats], None] | None = None) -> Sheet:
         """``data`` as a matrix; columns are matched by name, those of an array by position.
+
+        With ``each``, some thousand lines at a time go there, and the sheet has none.
 
         Raises
         ------
         TypeError
             ``data`` is no table at all.
         """
-        table = table_of(data, self.names)
-        # A list without rows cannot say which columns it would have had.
-        nothing = not table.columns and not table.misfit
-        found = {name: _part(code, table, name) for name, code in self.codes.items()}
-        parts = {name: part for name, part in found.items() if part is not None}
-        rows = {len(part.missing) for part in parts.values()}
-        if len(rows) > 1:
-            raise TypeError(f"columns of different lengths: {sorted(rows)}")
-        sheet = self._sheet(parts, rows.pop()) if parts else _NOTHING
-        gone = () if nothing else tuple(name for name in found if name not in parts)
-        return replace(sheet, findings=self._findings(parts, sheet, table), gone=gone)
+        table = named(data, self.names)
+        raw = picked(table, [name for name in self.codes if name in table.columns])
+        gone = missed_of(table, self.codes)
+        pages: list[Floats] = [np.empty((0, len(self._owner(raw))))]
+        # What lacks a column is no line of this matrix.
+        take = _dropped if gone else (each or pages.append)
+        seen = {name: Seen() for name in raw}
+        some = self._turn(raw, seen, take)
+        rows = len(some)
+        sheet = Sheet(
+            np.concatenate(pages),
+            self._owner(raw),
+            {name: _share(one.missing, rows) for name, one in seen.items()},
+            {name: _share(one.infinite, rows) for name, one in seen.items()},
+            rows,
+            some,
+            gone=gone,
+        )
+        return replace(sheet, findings=self._findings(seen, sheet, table))
+
+    def _turn(
+        self, raw: Mapping[str, Any], seen: Mapping[str, Seen], take: Callable[[Floats], None]
+    ) -> Bools:
+        """Read page by page; which rows hold any value."""
+        readers = {name: self._reader(name, column) for name, column in raw.items()}
+        some = np.zeros(length_of(raw), dtype=np.bool_)
+        height = max(_LEAST_PAGE, min(_PAGE, _NUMBERS // len(self._owner(raw))))
+        for start in range(0, len(some), height):
+            page = slice(start, start + height)
+            parts = {name: readers[name].part(column[page]) for name, column in raw.items()}
+            for name, part in parts.items():
+                seen[name].add(part)
+            some[page] = ~np.logical_and.reduce([part.missing for part in parts.values()])
+            take(self._lines(parts)[some[page]])
+        return some
+
+    def raw(self, data: Any) -> dict[str, Any]:
+        """Columns of ``data`` that this encoder reads, as they are; it lacks none."""
+        return picked(named(data, self.names), self.codes)
+
+    def survey(self, data: Any) -> Sheet:
+        """What :meth:`read` says of ``data``, without its values."""
+        return self.read(data, _dropped)
 
     def pair(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> "tuple[Sheet, Sheet]":
         """Two samples of this encoder's features, encoded by both of them together.
@@ -265,80 +366,119 @@ class Encoder:
         """
         both = {name: _pooled(old[name], new[name]) for name in self.codes}
         kinds: dict[str, Kind] = {n: _kind(code) for n, code in self.codes.items()}
-        encoder, _ = Encoder.fit(both, tuple(both), kinds, onehot=True)
+        encoder, _ = Encoder.fit(both, tuple(both), kinds, onehot=self.onehot)
         return encoder.read(old), encoder.read(new)
 
-    def _sheet(self, parts: Mapping[str, Part], rows: int) -> Sheet:
-        owner = [name for name, part in parts.items() for _ in range(part.values.shape[1])]
+    def _reader(self, name: str, column: Any) -> Code | NoCode:
+        code = self.codes[name]
+        if isinstance(code, NumberCode) and kind_of(column) == "time":
+            return NoCode()
+        return code
+
+    def _owner(self, names: Iterable[str]) -> tuple[str, ...]:
+        names = tuple(names)
+        owner = [name for name in names for _ in range(self.codes[name].width)]
+        return (*owner, *(name for name in names if name in self.missed), UNSEEN)
+
+    def _lines(self, parts: Mapping[str, Part]) -> Floats:
         blocks = [part.values for part in parts.values()]
-        surprise = np.zeros(rows)
+        surprise = np.zeros(len(blocks[0]))
         for name, part in parts.items():
             if name in self.missed:
                 said = self.missed[name].standard(part.missing.astype(np.float64))
                 blocks.append(said.reshape(-1, 1))
-                owner.append(name)
             else:
                 surprise += part.missing
             if part.unseen is not None:
                 surprise += part.unseen
         blocks.append(np.minimum(surprise, 1.0).reshape(-1, 1) * _CLIP)
-        some = ~np.logical_and.reduce([part.missing for part in parts.values()])
-        return Sheet(
-            np.hstack(blocks)[some],
-            (*owner, UNSEEN),
-            {name: _share(part.missing.sum(), rows) for name, part in parts.items()},
-            {name: _share(part.infinite, rows) for name, part in parts.items()},
-            rows,
-        )
+        return np.hstack(blocks)
 
-    def _findings(self, parts: Mapping[str, Part], sheet: Sheet, table: Table) -> tuple[str, ...]:
+    def _findings(self, seen: Mapping[str, Seen], sheet: Sheet, table: Table) -> tuple[str, ...]:
         told = [f"{n}: time always moves, left out" for n in self.names if n not in self.codes]
-        empty = sheet.rows - len(sheet.values)
-        if empty:
-            told.append(f"{empty} rows without any value left out")
-        for name, part in parts.items():
-            told += self._of_part(name, part, sheet)
+        if sheet.used < sheet.rows:
+            told.append(f"{sheet.rows - sheet.used} rows without any value left out")
+        for name, one in seen.items():
+            told += self._of_feature(name, one, sheet)
         if table.misfit:
             told.append(f"current has {table.misfit}")
         return tuple(told)
 
-    def _of_part(self, name: str, part: Part, sheet: Sheet) -> list[str]:
+    def _of_feature(self, name: str, seen: Seen, sheet: Sheet) -> list[str]:
         told: list[str] = []
-        if not sheet.rows:
-            return told
         was = self.before
         for what, new, old in (
             ("missing", sheet.missing[name], was.missing.get(name, 0.0)),
             ("infinite", sheet.infinite[name], was.infinite.get(name, 0.0)),
         ):
-            if abs(new - old) >= _TOLD:
+            if sheet.rows and abs(new - old) >= _TOLD:
                 told.append(f"{name}: {what} {100 * old:.3g} % -> {100 * new:.3g} %")
-        if part.invalid:
-            told.append(f"{name}: {part.invalid} values of a wrong type")
-        if part.unseen is not None and part.new:
-            share = 100 * _share(part.unseen.sum(), sheet.rows)
-            told.append(f"{name}: new levels {', '.join(part.new)} {share:.3g} %")
+        if seen.invalid:
+            told.append(f"{name}: {seen.invalid} values of a wrong type")
+        if seen.new:
+            levels = ", ".join(f"{level!s:.40}" for level, _ in seen.new.most_common(3))
+            share = 100 * _share(seen.unseen, sheet.rows)
+            told.append(f"{name}: new levels {levels} {share:.3g} %")
         return told
 
 
-_NOTHING = Sheet(np.empty((0, 0)), (), {}, {}, 0)
+_NOTHING = Sheet(np.empty((0, 0)), (), {}, {}, 0, np.zeros(0, dtype=np.bool_))
 
 
-def _share(count: Any, rows: int) -> float:
-    return float(count) / rows if rows else 0.0
+def _dropped(lines: Floats) -> None:
+    """Nobody needs them."""
 
 
-def _part(code: Code, table: Table, name: str) -> Part | None:
-    if name not in table.columns:
-        return None
-    column = column_of(table.columns[name], by_row=True)
+def _share(count: int, rows: int) -> float:
+    return count / rows if rows else 0.0
+
+
+def _column(raw: Any) -> Any:
+    column = column_of(raw, by_row=True)
     assert not isinstance(column, Counted)
-    if isinstance(code, NumberCode) and kind_of(column) == "time":
-        # A point in time is no number, even though both can be counted in seconds.
-        return Part(
-            np.zeros((len(column), 1)), np.ones(len(column), dtype=np.bool_), invalid=len(column)
-        )
-    return code.part(column)
+    return column
+
+
+def named(data: Any, names: Sequence[str] | None) -> Table:
+    """``data`` as raw columns; those of an array are views of it.
+
+    Raises
+    ------
+    TypeError
+        ``data`` is no table at all.
+    """
+    if isinstance(data, np.ndarray) and data.ndim == 2 and not data.dtype.names:
+        # A page of it is small enough to be read across.
+        table = table_of(data[:0], names)
+        return replace(table, columns={n: data[:, i] for i, n in enumerate(table.columns)})
+    return table_of(data, names)
+
+
+def picked(table: Table, names: Iterable[str]) -> dict[str, Any]:
+    """Some columns in one of their two forms, in the order of rows."""
+    return {name: _column(table.columns[name]) for name in names}
+
+
+def missed_of(table: Table, names: Iterable[str]) -> tuple[str, ...]:
+    """Columns that ``table`` lacks."""
+    if not table.columns and not table.misfit:
+        # A list without rows cannot say which columns it would have had.
+        return ()
+    return tuple(name for name in names if name not in table.columns)
+
+
+def length_of(columns: Mapping[str, Any]) -> int:
+    """Rows of raw columns.
+
+    Raises
+    ------
+    TypeError
+        Columns of different lengths.
+    """
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) > 1:
+        raise TypeError(f"columns of different lengths: {sorted(lengths)}")
+    return lengths.pop() if lengths else 0
 
 
 def _kind(code: Code) -> Kind:
@@ -355,16 +495,18 @@ def _listed(column: Any) -> list[Any]:
     return column if isinstance(column, list) else column.tolist()
 
 
-def drawn(columns: Mapping[str, Any], most: int, rng: np.random.Generator) -> dict[str, Any]:
-    """At most ``most`` rows of raw columns, drawn without replacement, in their order."""
-    rows = max((len(column) for column in columns.values()), default=0)
-    if rows <= most:
-        return dict(columns)
-    return rows_of(columns, np.sort(rng.choice(rows, most, replace=False)))
+def drawn(
+    columns: Mapping[str, Any], some: Bools, most: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    """At most ``most`` of the rows that hold something, without replacement, in their order."""
+    filled = np.flatnonzero(some)
+    if len(filled) > most:
+        filled = np.sort(rng.choice(filled, most, replace=False))
+    return rows_of(columns, filled)
 
 
 def rows_of(columns: Mapping[str, Any], index: Any) -> dict[str, Any]:
-    """Some rows of raw columns."""
+    """Some rows of raw columns, as copies."""
     places: list[int] = index.tolist()
     return {
         name: [column[at] for at in places] if isinstance(column, list) else column[index]
@@ -373,21 +515,30 @@ def rows_of(columns: Mapping[str, Any], index: Any) -> dict[str, Any]:
 
 
 def columns_of(data: Any, names: Sequence[str] | None) -> dict[str, Any]:
-    """Raw columns of a reference by name, in the order of its rows."""
+    """Raw columns of a reference by name, in the order of its rows.
+
+    Raises
+    ------
+    BadConfiguration
+        It is no table, columns are not there, or their lengths differ.
+    """
     try:
-        table = table_of(data, names)
+        table = named(data, names)
+        columns = picked(table, [name for name in table.columns if name in (names or {name})])
+        length_of(columns)
     except TypeError as error:
         raise BadConfiguration(f"reference is no table: {error}") from error
     if table.misfit:
         raise BadConfiguration(f"reference has {table.misfit} feature_names")
-    absent = [name for name in names or () if name not in table.columns]
+    absent = [name for name in names or () if name not in columns]
     if absent:
         known = ", ".join(table.columns)
         raise BadConfiguration(f"reference has no column {absent[0]!r}; columns: {known}")
-    return {n: column_of(table.columns[n], by_row=True) for n in names or table.columns}
+    return {name: columns[name] for name in names or columns}
 
 
-def _check_kinds(kinds: Mapping[str, Kind], columns: Mapping[str, Any]) -> None:
+def check_kinds(kinds: Mapping[str, Kind], columns: Mapping[str, Any]) -> None:
+    """Refuse kinds that there are not, or of columns that there are not."""
     for name, kind in kinds.items():
         if name not in columns:
             raise BadConfiguration(f"kinds names {name!r}, which is no feature of the reference")

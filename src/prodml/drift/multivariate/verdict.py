@@ -9,7 +9,15 @@ from prodml.drift.level import DriftLevel
 from prodml.drift.multivariate.encoding import Sheet
 from prodml.errors import BadConfiguration
 
-__all__ = ["MultivariateDrift", "PairDrift", "between", "check_settings", "unfit", "whole"]
+__all__ = [
+    "MultivariateDrift",
+    "PairDrift",
+    "between",
+    "check_settings",
+    "undecided",
+    "unfit",
+    "whole",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,22 +164,25 @@ def _pair(pair: PairDrift) -> dict[str, Any]:
 
 def unfit(method: str, sheet: Sheet, least: int, floor: float) -> MultivariateDrift | None:
     """The verdict on data that cannot be compared at all; None when it can."""
-    level, what, effect = DriftLevel.INCONCLUSIVE, "", 0.0
     if sheet.gone:
         plural = "the columns are gone" if len(sheet.gone) > 1 else "the column is gone"
+        found = undecided(method, sheet, floor, f"{', '.join(sheet.gone)}: {plural}")
         # Certain, and as grave as a univariate detector finds it.
-        level, what, effect = DriftLevel.DRIFT, f"{', '.join(sheet.gone)}: {plural}", 1.0
-    elif len(sheet.values) < least:
-        rows = "rows" if len(sheet.values) == sheet.rows else "rows with a value"
-        what = f"{len(sheet.values)} {rows} in current; at least {least} are needed"
-    if not what:
-        return None
+        return replace(found, level=DriftLevel.DRIFT, effect=1.0)
+    if sheet.used < least:
+        rows = "rows" if sheet.used == sheet.rows else "rows with a value"
+        why = f"{sheet.used} {rows} in current; at least {least} are needed"
+        return undecided(method, sheet, floor, why)
+    return None
+
+
+def undecided(method: str, sheet: Sheet, floor: float, why: str) -> MultivariateDrift:
+    """The verdict where none can be given."""
     return MultivariateDrift(
         method=method,
-        level=level,
-        effect=effect,
+        level=DriftLevel.INCONCLUSIVE,
         floor=floor,
-        what=what,
+        what=why,
         findings=sheet.findings,
         current_rows=sheet.rows,
     )
