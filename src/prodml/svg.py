@@ -457,8 +457,10 @@ def _lines(
     for place, (name, values) in enumerate(series.items()):
         colour = _COLOURS[place % len(_COLOURS)]
         points = [(xs(at), ys(v)) for at, v in zip(positions, values, strict=False)]
+        drawn = draw(points)
+        ends = ' stroke-linecap="round"' if "h0" in drawn else ""
         parts.append(
-            f'<path d="{draw(points)}" fill="none" stroke="{colour}" stroke-width="1.8">'
+            f'<path d="{drawn}" fill="none" stroke="{colour}" stroke-width="1.8"{ends}>'
             f"<title>{escaped(name)}</title></path>"
         )
     return xs, parts
@@ -504,9 +506,12 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
 
 def _drawn(points: Sequence[tuple[float, float]], onward: str) -> str:
     told, drawing = list[str](), False
-    for x, y in points:
+    for place, (x, y) in enumerate(points):
         if math.isfinite(y):
             told.append((onward if drawing else "M{0:.1f} {1:.1f}").format(x, y))
+            alone = not drawing and not any(math.isfinite(v) for _, v in points[place + 1 :][:1])
+            # A line of no length is a dot, since its ends are round.
+            told += ["h0"] if alone else []
         # A gap ends the line; what follows begins a new one.
         drawing = math.isfinite(y)
     return " ".join(told)
@@ -536,10 +541,16 @@ def _y_axis(scale: _Scale, frame: _Frame, wanted: int = 5) -> list[str]:
 def _x_axis(scale: _Scale, frame: _Frame, labels: Mapping[float, str] | None) -> list[str]:
     wanted = max(2, int(frame.width / 90))
     named = labels or {tick: _number(tick) for tick in _ticks(scale.low, scale.high, wanted)}
-    return [
-        _text(scale(at), frame.height - frame.bottom + 16, label, anchor="middle")
-        for at, label in named.items()
-    ]
+    y = frame.height - frame.bottom + 16
+    return [_within(scale(at), y, label, frame) for at, label in named.items()]
+
+
+def _within(x: float, y: float, text: str, frame: _Frame) -> str:
+    """Under ``x``, or as near as the picture is wide."""
+    half = 3.3 * len(text)
+    if x + half > frame.width:
+        return _text(frame.width - 1, y, text, anchor="end")
+    return _text(max(x, half), y, text, anchor="middle")
 
 
 def _legend(names: Sequence[str], frame: _Frame) -> str:

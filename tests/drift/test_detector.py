@@ -2,6 +2,7 @@ import threading
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtri
 
 from prodml._settings import retune, settings_of
 from prodml.drift import DriftDetector, DriftLevel, Reference
+from prodml.drift.blocks import block_codes
 from prodml.errors import BadConfiguration
 from prodml.events import DriftCleared, DriftDetected, Event, Stream
 from prodml.testing import ManualClock
@@ -86,6 +89,28 @@ def test_the_verdict_does_not_flip_with_the_number_of_rows():
         for n in (1000, 1001)
     ]
     assert levels == [{NONE}, {NONE}]
+
+
+@pytest.mark.parametrize(
+    "most", [20_001, pytest.param(4_000_000, marks=[pytest.mark.soak, pytest.mark.timeout(300)])]
+)
+@pytest.mark.parametrize(
+    ("shift", "expected"), [(0.0, {NONE}), (0.1, {NONE, NEGLIGIBLE}), (0.6, {DRIFT})]
+)
+def test_no_number_of_rows_is_a_border_of_the_verdict(shift, expected, most):
+    sizes = [199, 200, 201, 999, 1000, 1001, most]
+    # As evenly spread as a sample can be: what chance adds is the same for all sizes.
+    middles = {n: ndtri((np.arange(n) + 0.5) / n) for n in sizes}
+    moved = {m: Reference.fit({"x": x + shift}) for m, x in middles.items()}
+    for n in sizes:
+        detector = detector_of(Reference.fit({"x": middles[n]}))
+        found = [detector.detect_drift(moved[m])["x"] for m in sizes]
+        assert {one.level for one in found} <= expected
+        evidence = [next(e for e in one.evidence if e.measure == "ks") for one in found]
+        assert max(e.effect for e in evidence) - min(e.effect for e in evidence) < 0.012
+        p_values = [e.p_value for e in evidence]
+        # More rows are more evidence, but for the step from the exact tail to its limit.
+        assert all(after <= 1.3 * before**0.9 for before, after in pairwise(p_values))
 
 
 # -- bad data is a finding --------------------------------------------------------------------
@@ -549,6 +574,11 @@ def test_blocks_that_are_no_different_change_little():
     assert compared(normal(3000), normal(1000, 1) + 0.5, blocks=label).drift_detected
 
 
+def test_rows_without_a_block_are_one_block():
+    codes = block_codes([*map(float, range(10)), float("nan"), None, float("nan")])
+    assert codes.tolist() == [*range(10), 10, 10, 10]
+
+
 def test_one_long_text_does_not_give_every_row_its_room():
     texts = ["a", "b"] * 5000 + ["x" * 100_000]
     days = [row // 100 for row in range(len(texts))]
@@ -621,3 +651,89 @@ def test_threads_may_check_at_the_same_time():
     for thread in threads:
         thread.join()
     assert len(heard) == 1
+
+
+# -- what a fresh reading found -------------------------------------------------------------
+
+
+def test_a_reason_does_not_hang_on_the_order_of_rows():
+    old = [f"level {i}" for i in range(12)] * 10
+    new = [f"level {i}" for i in range(5, 17)] * 9
+    found = [compared(shuffled(old, seed), shuffled(new, seed)).to_dict() for seed in range(5)]
+    assert found == found[:1] * 5
+    assert found[0]["new_levels"] == [f"level {i}" for i in range(12, 17)]
+    assert found[0]["reason"].startswith("new levels level 12, level 13, level 14 and 2 more")
+
+
+def shuffled(values, seed):
+    return [values[i] for i in rng(seed).permutation(len(values))]
+
+
+def test_levels_that_a_stored_batch_does_not_list_are_not_gone():
+    made = rng(0).zipf(1.3, size=(2, 30_000)) % 20_000
+    old, today = ([f"level number {i}" for i in row] for row in made.tolist())
+    stored = Reference.from_dict(Reference.fit({"k": today}).to_dict())
+    assert stored.columns["k"].sample.rest > 0
+    detector = detector_of({"k": old})
+    assert detector.detect_drift({"k": today})["k"].level is NONE
+    assert detector.detect_drift(stored)["k"].level is NONE
+    assert detector.detect_drift(stored)["k"].vanished_levels == ()
+    # What it lists and the reference does not is new all the same.
+    later = Reference.fit({"k": [*today, *["brand new"] * 3000]})
+    found = detector.detect_drift(Reference.from_dict(later.to_dict()))["k"]
+    assert found.level is DRIFT
+    assert "new level brand new" in found.reason or "new levels brand new" in found.reason
+
+
+def test_identifiers_do_not_fill_a_report():
+    found = compared([f"u{i}" for i in range(500)], [f"v{i}" for i in range(500)])
+    assert len(found.new_levels) == len(found.vanished_levels) == 100
+    assert found.level is INCONCLUSIVE
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_time_that_is_yet_to_come_is_not_fresh(exact):
+    clock = ManualClock()
+    now = datetime.fromtimestamp(clock.time(), UTC)
+    times = [now - timedelta(hours=h) for h in range(50)]
+    reference = Reference.fit({"at": times}, exact=exact)
+    detector = detector_of(reference, fresh={"at": 3600.0}, clock=clock)
+    for late, level in ((0, NONE), (0.9, NONE), (2, INCONCLUSIVE), (24 * 365 * 7000, INCONCLUSIVE)):
+        newest = now + timedelta(hours=late)
+        assert detector.detect_drift({"at": [*times, newest]})["at"].level is level
+        # A naive time is one of UTC.
+        naive = [moment.replace(tzinfo=None) for moment in (*times, newest)]
+        assert detector.detect_drift({"at": naive})["at"].level is level
+    assert "in the future" in detector.detect_drift({"at": [*times, newest]})["at"].reason
+
+
+def test_a_mask_hides_values_of_any_number_of_rows():
+    hidden = rng(1).random((2000, 3)) < 0.3
+    table = np.ma.array(rng(2).normal(size=(2000, 3)), mask=hidden)
+    found = Reference.fit(table)
+    assert [c.sample.missing for c in found.columns.values()] == hidden.sum(axis=0).tolist()
+
+
+def test_ragged_rows_are_no_table():
+    with pytest.raises(BadConfiguration, match="1 columns in some rows instead of 2"):
+        Reference.fit([[1.0, 2.0]] * 50 + [[3.0]])
+    report = detector_of(normal((100, 2))).detect_drift([[1.0, 2.0]] * 50 + [[3.0]])
+    assert {feature.level for feature in report.values()} == {DRIFT}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"feature_names": ["x"]}, "feature_names"),
+        ({"kinds": {"x": "categorical"}}, "'x' is no categorical"),
+        ({"categorical": ["x"]}, "'x' is no categorical"),
+        ({"categorical": ["z"]}, "'z' is no categorical"),
+        ({"blocks": [1] * 100}, "blocks"),
+    ],
+)
+def test_what_only_a_fit_can_heed_is_not_taken_in_vain(settings, told):
+    reference = Reference.fit({"x": normal(100), "k": ["a"] * 100})
+    with pytest.raises(BadConfiguration, match=told):
+        detector_of(reference, **settings)
+    same = {"feature_names": ["x", "k"], "kinds": {"x": "numeric"}, "categorical": ["k"]}
+    assert detector_of(reference, **same).reference is reference

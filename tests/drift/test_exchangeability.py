@@ -121,6 +121,73 @@ def test_what_cannot_be_read_costs_nothing_else():
     assert {one.feature for one in found} == {"x"}
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.choice(["a", "b"], size=300, p=[0.99, 0.01]).tolist(),
+        lambda rng: rng.choice(["a", "b"], size=60, p=[0.9, 0.1]).tolist(),
+        lambda rng: rng.integers(0, 20, 100).astype(str).tolist(),
+        lambda rng: rng.normal(size=100) * (rng.random(100) < 0.1),
+        lambda rng: rng.normal(size=40),
+    ],
+    ids=["one in a hundred", "one in ten", "twenty levels", "90 % zeros", "forty numbers"],
+)
+def test_rare_levels_in_any_order_have_no_findings_whatever_their_size(draw):
+    """At a level of 1 %, size apart: normal tails gave 3 to 5 % for rare levels."""
+    found = [
+        bool(exchangeability({"x": draw(np.random.default_rng(i))}, alpha=0.01, min_effect=1e-9))
+        for i in range(400)
+    ]
+    assert sum(found) <= 10  # in one of four hundred runs at exactly 1 %
+
+
+def test_a_batch_larger_than_the_reference_may_have_more_copies():
+    """Copies of values that are many grow with the square of the rows."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        reference = {"x": rng.integers(0, 20_000, 1000)}
+        assert exchangeability({"x": rng.integers(0, 20_000, 10_000)}, reference) == ()
+
+
+@pytest.mark.parametrize("rows", [300, 25_000, 60_000])
+def test_a_file_delivered_twice_is_seen_however_long_it_is(rows):
+    rng = np.random.default_rng(0)
+    part, reference = rng.normal(size=rows), {"x": rng.normal(size=rows)}
+    found = exchangeability({"x": np.concatenate((part, part))}, reference)
+    assert [one.name for one in found] == ["duplicates"]
+    assert found[0].effect == pytest.approx(0.5, abs=0.05)
+    assert exchangeability({"x": rng.normal(size=2 * rows)}, reference) == ()
+
+
+def test_of_long_batches_a_part_is_looked_at_and_the_same_is_seen():
+    rng = np.random.default_rng(0)
+    n = 400_000
+    sizes = {"noise": rng.normal(size=n), "rising": rng.normal(size=n) + np.arange(n) / n}
+    runs = {"turns": np.tile(["a", "b"], n // 2), "swap": rng.normal(size=n)}
+    runs["swap"][::2] -= 3.0
+    assert names(sizes) == {("trend", "rising"), ("halves", "rising")}
+    assert names(runs) == {("runs", "turns"), ("runs", "swap")}
+
+
+def test_rows_that_come_in_the_order_of_their_time_are_in_order():
+    rng = np.random.default_rng(0)
+    when = np.datetime64("2026-01-01", "s") + np.sort(rng.integers(0, 86400, 500))
+    assert exchangeability({"when": when, "x": rng.normal(size=500)}) == ()
+
+
+def test_a_pattern_as_regular_as_the_look_is_seen_by_its_neighbours():
+    assert names({"x": np.tile([0.0, 1.0], 100_000)}) == {("runs", "x")}
+
+
+def test_a_column_that_fails_when_it_is_told_costs_the_others_nothing():
+    class Odd:
+        def __str__(self):
+            raise RuntimeError("no")
+
+    found = exchangeability({"odd": [Odd()] * 100, "x": np.arange(100.0)})
+    assert {one.feature for one in found} == {"x"}
+
+
 def test_settings_are_checked():
     for wrong in ({"alpha": 0.0}, {"alpha": 1.0}, {"min_effect": 0.0}):
         with pytest.raises(BadConfiguration, match=next(iter(wrong))):

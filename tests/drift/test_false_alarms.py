@@ -62,6 +62,27 @@ def test_evidence_alone_keeps_the_level_without_the_floor():
         assert all(found[mode] <= binom.ppf(1 - 1e-3, 10, ALPHA) for mode in MODES)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_how_many_tests_there_are_does_not_hang_on_what_they_find(mode):
+    # A range counted only where something lies beyond it would take its alarms for nothing:
+    # 6.2 in a hundred tables of (5000, 100) instead of 5.
+    counts, beyond = set(), 0
+    for shape in ("normal", "20 levels"):
+        for seed in range(6):
+            tested = [
+                evidence
+                for feature in report(
+                    shape, *table(shape, seed, 5000, 100), exact=MODES[mode]
+                ).values()
+                for evidence in feature.evidence
+                if not np.isnan(evidence.p_value)
+            ]
+            counts.add(len(tested))
+            beyond += sum(e.aspect == "range" and e.p_value < 1.0 for e in tested)
+    assert counts == {2 * COLUMNS}
+    assert 1 < beyond < 60
+
+
 def test_missing_values_that_come_and_go_by_chance_do_not_alarm():
     found = 0
     for seed in range(20):

@@ -224,7 +224,7 @@ def test_seconds_can_be_fresh_and_compared():
     seconds = clock.time() - rng().uniform(0, 100, size=200)
     detector = detector_of({"at": seconds}, fresh={"at": 60.0}, clock=clock)
     found = detector.detect_drift({"at": seconds})["at"]
-    assert {e.aspect for e in found.evidence} == {"freshness", "distribution"}
+    assert {e.aspect for e in found.evidence} == {"freshness", "distribution", "range"}
 
 
 @pytest.mark.parametrize(

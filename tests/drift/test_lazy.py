@@ -23,6 +23,7 @@ from prodml.drift.lazy import Unread, batch_of, counted
 from prodml.drift.outline import Outline, outline_of, planned
 from prodml.drift.packed import packed, unpacked
 from prodml.drift.parts import is_lazy, parts_of
+from prodml.drift.reference import ReferenceColumn
 from prodml.drift.sample import Levels
 from prodml.errors import BadConfiguration, CorruptRecord
 
@@ -278,12 +279,14 @@ def test_an_abandoned_reader_frees_its_connection():
 
 
 def test_every_type_of_level_arrives():
-    levels = ["a", True, 7, 1.5, b"raw", Decimal("1.10"), date(2024, 1, 2), time(3, 4), None]
+    levels = ["a", 7, 1.5, b"raw", Decimal("1.10"), date(2024, 1, 2), time(3, 4), None]
     levels += [datetime(2024, 1, 2, 3, 4, 5, 6), timedelta(days=-1, microseconds=3)]
     reference = Reference.fit({"level": levels}, exact=False, kinds={"level": "categorical"})
     found = unpacked(packed(reference)).columns["level"].sample
     assert found == reference.columns["level"].sample
     assert set(map(type, found.counts)) == set(map(type, levels)) - {type(None)}
+    truths = Reference.fit({"level": [True, "a"]}, exact=False)
+    assert set(map(type, unpacked(packed(truths)).columns["level"].sample.counts)) == {bool, str}
     assert found.missing == 1
 
 
@@ -505,3 +508,21 @@ def test_cells_at_edges_know_where_the_last_one_ends():
     low, high = found.spans(found.codes)
     assert (low <= high).all()
     assert found.quantile(1.0) <= 999 / 7
+
+
+def test_a_column_that_cannot_be_read_in_parts_costs_no_other(monkeypatch):
+    read = ReferenceColumn.read
+
+    def stumbles(self, raw, *, add=False):
+        if self.name == "flag":
+            raise NotImplementedError("no kernel for this type")
+        return read(self, raw, add=add)
+
+    detector = DriftDetector(Reference.fit(batch(seed=1), exact=False))
+    monkeypatch.setattr(ReferenceColumn, "read", stumbles)
+    report = detector.detect_drift(batch(seed=2).to_arrow().to_reader(max_chunksize=500))
+    assert report.inconclusive == ("flag", "when")
+    assert "no kernel for this type" in report["flag"].reason
+    twice = pa.table([[1.0], [2.0]], names=["x", "x"])
+    with pytest.raises(TypeError, match="one name"):
+        detector.detect_drift(twice.to_reader())

@@ -114,7 +114,8 @@ def test_few_rows_are_inconclusive_and_no_rows_are_said():
     report = monitor.check([])
     assert report.inconclusive == tuple(NAMES)
     assert [found.name for found in report.findings] == ["empty"]
-    assert "the batch has no rows" in report.headline
+    assert "noted: empty" in report.headline
+    assert "note: the batch has no rows" in str(report)
     assert monitor.check(batch_of(0, rows=20))["age"].level.value == "inconclusive"
     assert monitor.check(batch_of(1, rows=20))["age"].level.value == "none"
 
@@ -470,3 +471,15 @@ def test_what_the_evidence_rests_on_cannot_be_retuned():
             retune(monitor, **change)
     retune(monitor, recent_rows=50, min_effect=0.4)
     assert monitor.check(batch_of(0, age=0.4))["age"].level.value == "negligible"
+
+
+def test_a_fitted_reference_is_not_fitted_again():
+    reference = Reference.fit({"x": np.arange(100.0), "k": ["a"] * 100})
+    for settings, told in (
+        ({"feature_names": ["x"]}, "feature_names"),
+        ({"kinds": {"x": "categorical"}}, "'x' is no categorical"),
+        ({"categorical": ["x"]}, "'x' is no categorical"),
+    ):
+        with pytest.raises(BadConfiguration, match=told):
+            DriftMonitor(reference, **settings)
+    DriftMonitor(reference, categorical=["k"])

@@ -1,13 +1,15 @@
 import copy
 import json
 import math
-from datetime import UTC, date, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import pairwise, permutations
 
 import msgspec
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -442,3 +444,106 @@ def test_packed_counts_come_back_and_torn_ones_are_corrupt_records():
     for bad in ([{}], [{"levels": [["decimal", "x", 1]]}], {"a": 1}, [[]]):
         with pytest.raises(CorruptRecord):
             unpacked(msgspec.msgpack.encode(bad))
+
+
+# -- what a fresh reading found ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["json", "arrow"])
+def test_a_file_with_one_changed_byte_is_the_same_reference_or_none(tmp_path, ending):
+    path = tmp_path / f"r.{ending}"
+    reference = Reference.fit({**table(200), "y": rng(2).normal(size=200)}, exact=False)
+    (reference + reference).save(path)
+    data, whole, refused = path.read_bytes(), Reference.load(path).to_dict(), 0
+    for seed in range(400):
+        changed = bytearray(data)
+        place = int(rng(seed).integers(len(data)))
+        changed[place] = ord("7") if changed[place] != ord("7") else ord("3")
+        path.write_bytes(changed)
+        try:
+            assert Reference.load(path).to_dict() == whole
+        except CorruptRecord:
+            refused += 1
+    assert refused > 250
+
+
+def test_a_reference_without_a_sum_is_read_as_it_is():
+    old = {key: value for key, value in FIT["x"].items() if key != "sha256"}
+    assert Reference.from_dict(old).to_dict() == FIT["x"]
+    for wrong in (None, "", [], "0" * 64):
+        with pytest.raises(CorruptRecord):
+            Reference.from_dict({**old, "sha256": wrong})
+    with pytest.raises(CorruptRecord, match="another sha256"):
+        Reference.from_dict(flipped(FIT["x"], (*SAMPLE, "centre"), 0.25))
+
+
+def test_threads_that_save_to_one_path_leave_one_whole_file(tmp_path):
+    path = tmp_path / "r.json"
+    references = [Reference.fit({"x": rng(seed).normal(size=3000)}) for seed in range(4)]
+    known = [json.dumps(reference.to_dict()) for reference in references]
+
+    def save(reference):
+        for _ in range(10):
+            reference.save(path)
+            assert json.dumps(Reference.load(path).to_dict()) in known
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(save, references))
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_first_part_without_values_decides_nothing(exact):
+    parts = [{"x": [None] * 5}, {"x": [None, 1.7e9, 1.7e9 + 5.0]}, {"x": [1.7e9 + 9.0]}]
+    found = Reference.fit(iter(parts), exact=exact).columns["x"]
+    assert (found.kind, found.sample.rows, found.sample.missing) == ("numeric", 9, 6)
+    assert (found.sample.minimum, found.sample.maximum) == (1.7e9, 1.7e9 + 9.0)
+    if not exact:
+        assert len(found.sample.codes) == 3
+    codes = Reference.fit(iter(parts), exact=exact, kinds={"x": "categorical"}).columns["x"]
+    assert codes.sample.counts == {1.7e9: 1, 1.7e9 + 5.0: 1, 1.7e9 + 9.0: 1}
+    never = Reference.fit(iter(parts[:1] * 3), exact=exact).columns["x"]
+    assert (never.kind, never.sample.rows) == ("categorical", 15)
+
+
+def test_columns_that_cannot_be_read_are_named_and_names_are_different():
+    for bad in (5, np.zeros((9, 2))):
+        with pytest.raises(BadConfiguration, match=r"'b' cannot be read: \w+Error"):
+            Reference.fit({"a": [1.0], "b": bad})
+        with pytest.raises(BadConfiguration, match="'b' cannot be read"):
+            Reference.fit({"a": [1.0], "b": [2.0]}).update({"a": [1.0], "b": bad})
+    for names in ("ab", ["a", "a"]):
+        with pytest.raises(BadConfiguration, match="different names"):
+            Reference.fit({"a": [1.0], "b": [2.0]}, names)
+    twice = pa.table([[1.0], [2.0]], names=["a", "a"])
+    with pytest.raises(BadConfiguration, match="unique column names"):
+        Reference.fit(twice)
+    with pytest.raises(TypeError, match="one name"):
+        DriftDetector({"a": [1.0]}, events=Stream()).detect_drift(twice)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_references_with_the_same_rows_are_equal(exact):
+    one, other = (Reference.fit(table(200), exact=exact) for _ in range(2))
+    assert one == other
+    assert one != Reference.fit(table(201), exact=exact)
+
+
+def test_times_of_day_and_durations_are_levels_in_a_file_too():
+    levels = [
+        time(7, 30, tzinfo=UTC),
+        time(23, 59, 59, 999_999),
+        timedelta(days=-1, microseconds=3),
+    ]
+    reference = Reference.fit({"k": levels * 3}, kinds={"k": "categorical"})
+    again = Reference.from_dict(json.loads(json.dumps(reference.to_dict())))
+    assert again.columns["k"].sample == reference.columns["k"].sample
+
+
+def test_a_million_levels_take_no_more_than_64_kb(tmp_path):
+    levels = [f"niveau é {i}" for i in range(1_000_000)]
+    reference = Reference.fit({"k": levels, "x": list(range(1_000_000))})
+    for ending in ("json", "arrow"):
+        reference.save(tmp_path / f"r.{ending}")
+        assert (tmp_path / f"r.{ending}").stat().st_size <= 2 * 64_000
+    assert reference.columns["k"].sample.uncounted

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from prodml.drift import DriftTimeline
-from tests.drift.test_report_page import hostile_report
+from tests.drift.test_report_page import hostile_monitor, hostile_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -28,6 +28,7 @@ def pages(tmp_path_factory):
     for _ in range(5):
         timeline.add(report)
     report.to_html(folder / "report.html")
+    hostile_monitor().to_html(folder / "monitor.html")
     timeline.to_html(folder / "timeline.html")
     # As in a notebook: a fragment in a page of someone else.
     fragment = f"<!doctype html><meta charset=utf-8><body>{report._repr_html_()}</body>"
@@ -35,7 +36,7 @@ def pages(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["report", "timeline", "fragment"])
+@pytest.mark.parametrize("name", ["report", "monitor", "timeline", "fragment"])
 def test_a_page_opens_by_itself_and_fits(browser, pages, name):
     address = (pages / f"{name}.html").as_uri()
     page, heard, asked = browser.new_page(viewport={"width": 1280, "height": 800}), [], []

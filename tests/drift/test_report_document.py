@@ -11,12 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prodml.drift import DriftDetector, DriftLevel, DriftReport, Evidence, FeatureDrift
+from prodml.drift import (
+    CheckReport,
+    DriftDetector,
+    DriftLevel,
+    DriftMonitor,
+    DriftReport,
+    Evidence,
+    FeatureDrift,
+)
 from prodml.drift.document import report_schema
 from prodml.errors import CorruptRecord
 from prodml.events import Stream
 
 SCHEMA = jsonschema.Draft202012Validator(report_schema())
+MONITOR = jsonschema.Draft202012Validator(report_schema("monitor"))
 DAY = dt.datetime(2024, 1, 1)
 
 
@@ -97,6 +106,63 @@ def test_the_schema_describes_every_field_that_is_written(detector):
     assert set(plain["features"]["number"]) == set(defs["feature"]["properties"])
     assert set(plain["features"]["number"]["evidence"][0]) == set(defs["evidence"]["properties"])
     assert set(plain["features"]["number"]["profile"]) == set(defs["profile"]["properties"])
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_every_report_of_a_monitor_fits_its_schema(name):
+    monitor = DriftMonitor(table(0), events=Stream())
+    for report in (monitor.check(BATCHES[name]), monitor.check(), monitor.check(BATCHES[name])):
+        plain = json.loads(report.to_json())
+        MONITOR.validate(plain)
+        assert plain["format"] == "prodml.drift.MonitorReport"
+        assert plain["metrics"] == report.metrics()
+        assert not SCHEMA.is_valid(plain)
+        report.to_html()
+        str(report)
+
+
+def test_the_monitors_schema_describes_every_field_that_is_written():
+    jsonschema.Draft202012Validator.check_schema(report_schema("monitor"))
+    same = {name: sorted(column) for name, column in {"number": table(0)["number"]}.items()}
+    report = DriftMonitor({"number": table(0)["number"]}, events=Stream()).check(same)
+    plain, defs = report.to_dict(), report_schema("monitor")["$defs"]
+    assert set(plain) == set(report_schema("monitor")["properties"])
+    assert set(plain["features"]["number"]) == set(defs["feature"]["properties"])
+    assert set(plain["features"]["number"]["profile"]) == set(defs["profile"]["properties"])
+    assert set(plain["features"]["number"]["aspects"][0]) == set(defs["aspect"]["properties"])
+    assert set(plain["findings"][0]) == set(defs["finding"]["properties"])
+    for path, wrong in (
+        (("findings",), [{}]),
+        (("score",), 2),
+        (("features", "number", "p_value"), "0"),
+    ):
+        broken = json.loads(report.to_json())
+        place = broken
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = wrong
+        assert not MONITOR.is_valid(broken)
+
+
+def test_the_missing_of_a_monitor_is_among_its_numbers():
+    monitor = DriftMonitor({"x": np.arange(200.0)}, events=Stream())
+    report = monitor.check({"x": [None, 1.0] * 100})
+    assert report["x"].current_missing == 0.5
+    assert report.metrics()["drift_missing"] == 0.5
+
+
+def test_reports_of_other_checks_are_data_too():
+    report = CheckReport(DriftMonitor({"x": np.arange(99.0)}, events=Stream()).check({"y": [1.0]}))
+    plain = json.loads(report.to_json())
+    assert plain["features"]["x"] == {
+        "level": "drift",
+        "drift_detected": True,
+        "effect": 1.0,
+        "p_adjusted": 0.0,
+        "reason": "the column is gone",
+    }
 
 
 @pytest.mark.parametrize(

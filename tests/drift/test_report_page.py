@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prodml.drift import DriftDetector, DriftReport, DriftTimeline
+from prodml.drift import DriftDetector, DriftMonitor, DriftReport, DriftTimeline
 from prodml.events import Stream
 from prodml.testing import ManualClock
 
@@ -35,12 +35,13 @@ HOSTILE = [
 ]
 VOID = {"meta", "br", "img", "link", "input", "base"}
 TAGS = {"html", "head", "meta", "title", "body", "main", "style", "div", "h1", "h2", "h3", "p"}
+TAGS |= {"ul", "li"}
 TAGS |= {"strong", "bdi", "table", "caption", "thead", "tbody", "tr", "th", "td", "a", "span"}
 TAGS |= {"svg", "desc", "path", "rect", "text", "g"}
 ATTRIBUTES = {"class", "id", "href", "lang", "charset", "content", "name", "http-equiv", "scope"}
 ATTRIBUTES |= {"role", "aria-label", "tabindex", "xmlns", "viewbox", "d", "x", "y", "width"}
 ATTRIBUTES |= {"height", "fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray"}
-ATTRIBUTES |= {"text-anchor", "font-family", "font-size", "font-weight"}
+ATTRIBUTES |= {"text-anchor", "stroke-linecap", "font-family", "font-size", "font-weight"}
 
 
 class Parsed(HTMLParser):
@@ -113,6 +114,55 @@ def test_hostile_names_and_levels_stay_text(report, whole):
     for char in "\x00\x1b\u202e\ud800":
         assert char not in text
     assert len(text) < 1_000_000
+
+
+def hostile_monitor():
+    """A monitor that has everything to say of a batch whose every name is hostile."""
+    rng = np.random.default_rng(0)
+    names = [*HOSTILE, "plain", "x" * 10_240]
+    old = {f"{name}#": rng.normal(size=200) for name in names}
+    levels = {name: rng.choice(HOSTILE[:8], size=200).tolist() for name in names}
+    monitor = DriftMonitor(
+        {**old, **levels}, events=Stream(), name=HOSTILE[1], clock=ManualClock(0.0)
+    )
+    moved = {name: np.sort(values + 1.0) for name, values in old.items()}
+    strange = {name: sorted(rng.choice(HOSTILE[4:], size=200).tolist()) for name in names}
+    return monitor.check({**moved, **strange, **{f"new {name}": [1] * 200 for name in names}})
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_a_monitor_noted_and_saw_is_shown_and_stays_text(whole):
+    report = hostile_monitor()
+    assert len(report.findings) > 20
+    text = report.to_html() if whole else report._repr_html_()
+    told = "".join(harmless(text).texts)
+    assert "Before the verdicts are read:" in told
+    assert report.notes[0].replace("\x00", "\ufffd") in told
+    assert f"and {len(report.notes) - 20} more" in told
+    assert "<svg" in text
+    assert "reference filled, current outlined" in told
+    assert len(text) < 500_000
+
+
+def test_a_page_of_a_monitor_opens_from_a_mail():
+    rng = np.random.default_rng(0)
+    numbers = {f"n{i}": rng.normal(size=2000) for i in range(20)}
+    levels = {f"l{i}": rng.choice(list("abcdefghijklmnop"), size=2000) for i in range(5)}
+    monitor = DriftMonitor({**numbers, **levels}, events=Stream(), clock=ManualClock(0.0))
+    report = monitor.check({name: column[:500] for name, column in {**numbers, **levels}.items()})
+    page = report.to_html()
+    assert page.count("<svg") == 25
+    assert len(page) < 300_000
+    assert "Before the verdicts" not in page
+
+
+def test_a_card_says_since_when():
+    rng = np.random.default_rng(0)
+    monitor = DriftMonitor({"x": rng.normal(size=500)}, events=Stream(), clock=ManualClock())
+    for day in range(12):
+        report = monitor.check({"x": rng.normal(size=200) + (day > 8)}, at=day * 86400.0)
+    assert report.drifted == ("x",)
+    assert "; since 1970-01-10 00:00 UTC" in report.to_html()
 
 
 def test_a_stored_report_is_as_harmless(report):

@@ -1,15 +1,24 @@
 """The report as text: worst first, within the width, safe for a terminal."""
 
 import io
+import math
 import re
 import sys
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prodml.drift import DriftDetector, DriftLevel, DriftReport, FeatureDrift
+from prodml.drift import (
+    DriftDetector,
+    DriftLevel,
+    DriftMonitor,
+    DriftReport,
+    FeatureDrift,
+    calibrate,
+)
 from prodml.errors import BadConfiguration
 from prodml.events import Stream
 from prodml.testing import ManualClock
@@ -131,3 +140,42 @@ def test_the_headline_does_not_grow_with_the_columns():
     detector = DriftDetector({"x": [1.0] * 50}, events=Stream(), clock=ManualClock(0.0))
     found = detector.detect_drift({f"c{i}": [1.0] for i in range(2000)})
     assert found.headline.endswith("new columns: c0, c1, c2, c3, c4 and 1995 more (alpha 0.05)")
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("p", [0.0, 5e-324, 1.4e-123, 9.9e-100, 1e-99, 0.25, math.nan])
+def test_the_smallest_p_value_keeps_the_columns(width, p):
+    text = report_of(feature("x", reason="word " * 60, p=p)).table(width=width)
+    assert max(map(columns, text.splitlines())) <= width
+    first, second = [line for line in text.splitlines() if "word" in line][:2]
+    assert first.startswith("! drift")
+    assert first.index("word") == second.index("word")
+
+
+def test_what_was_noted_stands_above_the_verdicts():
+    rows = {f"c{i}": np.arange(100.0) for i in range(5)}
+    monitor = DriftMonitor(
+        {n: np.random.default_rng(0).permutation(v) for n, v in rows.items()}, events=Stream()
+    )
+    report = monitor.check(rows)
+    assert len(report.notes) == 15
+    for width in (60, 80, 200):
+        lines = report.table(width=width, plain=True).splitlines()
+        assert max(map(len, lines)) <= width
+        place = next(i for i, line in enumerate(lines) if "and 9 more notes" in line)
+        assert any("note: c0: values change along the batch" in line for line in lines[:place])
+        assert any("verdict" in line for line in lines[place:])
+    assert "noted: trend, halves, runs" in repr(report)
+    assert "note:" not in str(monitor.check())
+
+
+def test_nothing_that_is_printed_colours_the_terminal():
+    name = "\x1b[31mred\u202e"
+    rng = np.random.default_rng(0)
+    found = calibrate({name: rng.normal(size=400)}, blocks=np.repeat(np.arange(20), 20))
+    report = DriftDetector({"x": rng.normal(size=99)}, events=Stream()).detect_drift(
+        {"x": rng.normal(size=99), name: [1.0] * 99}
+    )
+    for text in (str(found), repr(report), str(report)):
+        assert "[31mred" in text
+        assert not re.search("[\x1b\u202e]", text)

@@ -2,12 +2,14 @@
 
 import math
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import xlogy
 
 from prodml.drift import (
     DriftDetector,
@@ -19,11 +21,17 @@ from prodml.drift import (
     hellinger,
     jensen_shannon,
     l_infinity,
+    psi,
     total_variation,
 )
 from prodml.drift.anderson_darling import _tail_of_limit
+from prodml.drift.categories import g_tail
 from prodml.drift.cramer_von_mises import _tail_of_limit as _cvm_tail
-from prodml.drift.measures import jensen_shannon_of_shares
+from prodml.drift.measures import (
+    hellinger_of_shares,
+    jensen_shannon_of_shares,
+    psi_of_shares,
+)
 from prodml.errors import BadConfiguration
 from prodml.events import Stream
 
@@ -66,6 +74,26 @@ def test_ties_make_no_p_value_too_small(test, sizes, tied):
     for alpha in (0.01, 0.05, 0.2):
         most = alpha + 2 * math.sqrt(alpha * (1 - alpha) / len(found))
         assert np.mean(np.array(found) <= alpha) <= most
+
+
+# Both limits are weighted sums of squares; these are the squares of their transforms [1, 2].
+# 1: Anderson and Darling (1952), 1 / (j (j + 1)).  2: Smirnov (1936), 1 / (j pi)^2.
+TRANSFORMS = {
+    _tail_of_limit: lambda t: -2j * np.pi * t / np.cos(np.pi / 2 * np.sqrt(1 + 8j * t)),
+    _cvm_tail: lambda t: np.sqrt(2j * t) / np.sin(np.sqrt(2j * t)),
+}
+
+
+@pytest.mark.parametrize("tail", TRANSFORMS)
+def test_the_limits_are_those_of_their_characteristic_functions(tail):
+    step = 0.02
+    t = (np.arange(50_000) + 0.5) * step
+    squared = TRANSFORMS[tail](t)
+    # The root is the one that turns steadily from 1.
+    value = np.sqrt(np.abs(squared)) * np.exp(0.5j * np.unwrap(np.angle(squared)))
+    for x in (0.05, 0.2, 0.5, 1.0, 2.5, 2.9, 5.0, 11.0):
+        expected = 0.5 + step / np.pi * (np.imag(value * np.exp(-1j * t * x)) / t).sum()
+        assert tail(x) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_no_p_value_is_below_the_chance_of_one_order():
@@ -179,6 +207,29 @@ def test_g_is_that_of_scipy(table):
     assert found.p_value == pytest.approx(expected.pvalue, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize(("sizes", "levels"), [((1000, 300), 50), ((1000, 250), 27)])
+def test_small_p_values_of_g_come_as_often_as_they_should(sizes, levels):
+    rng, runs = np.random.default_rng(0), 6000
+    a, b = (rng.multinomial(size, np.full(levels, 1 / levels), size=runs) for size in sizes)
+    both = a + b
+    expected = [both * size / sum(sizes) for size in sizes]
+    found = 2 * sum(
+        xlogy(part, part / due).sum(axis=1) for part, due in zip((a, b), expected, strict=True)
+    )
+    shares = both / sum(sizes)
+    ours = np.array([g_tail(found[i], shares[i], sizes) for i in range(runs)])
+    plain = stats.chi2.sf(found, levels - 1)
+    assert (plain <= 0.05).mean() > 1.15 * 0.05
+    for alpha in (0.05, 0.01):
+        assert (ours <= alpha).mean() == pytest.approx(alpha, abs=3 * math.sqrt(alpha / runs))
+
+
+def test_many_rows_leave_g_the_chi_square_distribution():
+    for statistic in (0.0, 3.0, 90.0):
+        found = g_tail(statistic, np.full(5, 0.2), (1e9, 1e8))
+        assert found == pytest.approx(stats.chi2.sf(statistic, 4), rel=1e-6)
+
+
 @given(COUNTS)
 def test_distances_of_categories_by_their_definitions(table):
     a, b = (np.array([pair[i] for pair in table], dtype=float) for i in (0, 1))
@@ -206,16 +257,75 @@ def test_cramers_v_has_no_bias_where_nothing_moved():
     assert cramers_v([90, 10], [50, 50]) == pytest.approx(small, rel=1e-12)
 
 
-@given(st.lists(st.integers(0, 9).map(float), min_size=1, max_size=50), SEEDS)
-def test_hellinger_by_its_definition(x, seed):
-    y = np.random.default_rng(seed).integers(0, 9, size=30).astype(float)
-    edges = np.arange(10.0)
-    p = np.array([(np.array(x) == edge).mean() for edge in edges])
-    q = np.array([(y == edge).mean() for edge in edges])
-    # As many bins as levels leave each level a cell of its own only if the reference has it.
-    by_level = math.sqrt(max(0.0, 1.0 - np.sqrt(p * q).sum()))
-    assert hellinger(x, y, bins=200) <= by_level + 1e-9
-    assert hellinger(x, x, bins=10) == pytest.approx(0.0, abs=1e-9)
+def some_counts(table):
+    """Two rows of counts of levels that occur, if both have any and there are several."""
+    counts = np.array(table).T
+    counts = counts[:, counts.sum(axis=0) > 0]
+    return counts if counts.sum(axis=1).all() and counts.shape[1] > 1 else None
+
+
+@given(COUNTS)
+def test_cramers_v_by_the_formula_of_the_paper_from_scipys_chi_square(table):
+    counts = some_counts(table)
+    if counts is None or counts.sum() < 3:
+        return
+    n, k = counts.sum(), counts.shape[1]
+    phi = stats.chi2_contingency(counts, correction=False).statistic / n
+    squared = max(0.0, phi - (k - 1) / (n - 1))
+    least = min(2 - 1 / (n - 1), k - (k - 1) ** 2 / (n - 1)) - 1
+    expected = min(1.0, math.sqrt(squared / least)) if least > 0 else 0.0
+    # Below the root: where nothing moved, rounding is all there is.
+    assert cramers_v(*counts) ** 2 == pytest.approx(expected**2, rel=1e-9, abs=1e-12)
+
+
+@given(COUNTS)
+def test_hellinger_by_its_definition(table):
+    counts = some_counts(table)
+    if counts is None:
+        return
+    p, q = counts / counts.sum(axis=1, keepdims=True)
+    expected = max(0.0, 1.0 - np.sqrt(p * q).sum())
+    assert hellinger_of_shares(*counts) ** 2 == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@given(st.lists(st.floats(-9, 9), min_size=1, max_size=60), SEEDS, st.integers(2, 12))
+def test_binned_distances_count_in_quantiles_of_the_reference(x, seed, bins):
+    y = np.random.default_rng(seed).normal(size=40)
+    edges = np.unique(np.quantile(x, np.arange(1, bins) / bins, method="inverted_cdf"))
+    if edges[0] == min(x):
+        edges = [np.nextafter(edges[0], -np.inf), *edges]
+    inside = [-np.inf, *edges, np.inf]
+    # Cells are open below and closed above, as ``x <= edge`` cuts.
+    counts = [counted_between(values, inside) for values in (x, y)]
+    assert hellinger(x, y, bins=bins) == hellinger_of_shares(*counts)
+    assert psi(x, y, bins=bins) == psi_of_shares(*counts)
+    assert jensen_shannon(x, y, bins=bins) == jensen_shannon_of_shares(*counts)
+
+
+def counted_between(values, inside):
+    return [sum(low < value <= high for value in values) for low, high in pairwise(inside)]
+
+
+@given(COUNTS)
+def test_the_stability_index_and_jensen_shannon_by_their_definitions(table):
+    counts = some_counts(table)
+    if counts is None:
+        return
+    raised = (counts + 0.5) / (counts + 0.5).sum(axis=1, keepdims=True)
+    index = stats.entropy(*raised) + stats.entropy(*raised[::-1])
+    bias = (counts.shape[1] - 1) * (1 / counts.sum(axis=1)).sum()
+    assert psi_of_shares(*counts) == pytest.approx(index, rel=1e-9, abs=1e-12)
+    assert psi_of_shares(*counts, unbiased=True) == pytest.approx(
+        max(0.0, index - bias), rel=1e-9, abs=1e-12
+    )
+    p, q = counts / counts.sum(axis=1, keepdims=True)
+    middle = (p + q) / 2
+    divergence = (stats.entropy(p, middle, base=2) + stats.entropy(q, middle, base=2)) / 2
+    found = jensen_shannon_of_shares(*counts) ** 2
+    assert found == pytest.approx(divergence, rel=1e-9, abs=1e-12)
+    fair = jensen_shannon_of_shares(*counts, unbiased=True) ** 2
+    less = bias / (8 * math.log(2))
+    assert fair == pytest.approx(max(0.0, divergence - less), rel=1e-9, abs=1e-12)
 
 
 def test_jensen_shannon_without_its_bias_is_zero_on_average_where_nothing_moved():

@@ -237,3 +237,21 @@ def test_an_empty_time_line_is_a_page_too():
 def test_a_summary_without_features_has_no_share():
     empty = CheckSummary(at=0.0, source="", count=0)
     assert (empty.share, empty.score, empty.drifted) == (0.0, 0.0, ())
+
+
+@pytest.mark.parametrize("count", [1, 2, 500])
+def test_a_time_line_of_any_length_shows_every_check(count):
+    timeline, detector = (
+        DriftTimeline(keep=1000),
+        DriftDetector({"x": [float(i) for i in range(100)]}, events=Stream()),
+    )
+    report = detector.detect_drift([i + 60.0 for i in range(100)])
+    for day in range(count):
+        report.at = 1.7e9 + day * 86400.0
+        timeline.add(report)
+    page = timeline.to_html()
+    assert f"<strong>{count} check{'s' if count > 1 else ''}, 2023-11-14 22:13" in page
+    line = timeline.of("x")
+    ET.fromstring(line)
+    assert ("h0" in line) == (count == 1)
+    assert len(page) < 200_000

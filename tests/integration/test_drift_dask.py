@@ -79,3 +79,15 @@ def test_a_detector_and_a_reference_take_a_frame():
     assert report.drifted == ("whole",)
     assert report["whole"].reason == "the column is gone"
     same(Reference.fit(frame(1000), layouts=reference().layouts), here(reference(), 1000))
+
+
+def test_a_reference_takes_the_rows_of_a_frame_without_collecting_them(monkeypatch):
+    like = reference()
+    some = frame(20_000, 4)
+    monkeypatch.setattr(dataframe.DataFrame, "compute", lambda *_: pytest.fail("collected"))
+    same(Reference.empty(like).update(some), here(like, 20_000))
+    # Added to a sorted sample, counts make counts of it.
+    exact = Reference.fit(rows(0, 1000))
+    assert exact.update(some).columns["x"].sample.rows == 21_000
+    with pytest.raises(BadConfiguration, match="same features"):
+        like.update(some[["x", "level"]])

@@ -12,6 +12,7 @@ import pytest
 
 from prodml.drift import DriftDetector, Reference
 from prodml.errors import BadConfiguration
+from prodml.testing import ManualClock
 from tests.integration.scale_rows import NAMES, SQL, here, reference, same
 
 pyspark = pytest.importorskip("pyspark")
@@ -110,6 +111,46 @@ def test_types_names_and_empty_partitions(spark):
         door.fit(some, ["fare"])
     with pytest.raises(BadConfiguration, match="none of the features"):
         door.counted(some, reference())
+
+
+EVERY_TYPE = """
+CASE WHEN id % 11 = 0 THEN NULL ELSE 9007199254740993 + id * 3 END AS long
+CAST(id % 97 AS DECIMAL(20, 4)) / 100 AS price
+CASE id % 5 WHEN 0 THEN double('NaN') WHEN 1 THEN double('Infinity') WHEN 2 THEN double('-0.0')
+    ELSE id / 7 END AS rare
+CAST(id / 3 AS FLOAT) AS single
+timestamp_seconds(1700000000 + id) AS zoned
+CAST(timestamp_seconds(1700000000 + id) AS TIMESTAMP_NTZ) AS naive
+date_add(DATE '2024-01-01', CAST(id % 30 AS INT)) AS day
+INTERVAL '1' SECOND * id AS lasting
+CAST(CAST(id % 7 AS STRING) AS BINARY) AS raw
+id % 3 = 0 AS truth
+concat('é', CAST(id % 9 AS STRING)) AS text
+array(id % 3) AS list
+named_struct('a', id % 3) AS struct
+map('a', id % 3) AS map
+CASE WHEN id % 10 = 0 THEN NULL ELSE id % 5 END AS code
+CAST(NULL AS INT) AS nothing
+"""
+
+
+def test_every_type_gives_the_bits_and_the_report_of_arrow_here(spark):
+    def rows(start, stop):
+        lines = EVERY_TYPE.replace("\n    ", " ").strip().splitlines()
+        return spark.range(start, stop, 1, 5).selectExpr(*lines)
+
+    kinds = {"code": "categorical"}
+    old, new = rows(0, 3000), rows(100, 2500)
+    reference = Reference.fit(old.toArrow(), exact=False, kinds=kinds)
+    same(Reference.fit(old, kinds=kinds, layouts=reference.layouts), reference)
+    # Planned there, the same kinds; nothing but counts is ever fetched.
+    found = Reference.fit(old, kinds=kinds).columns
+    assert {name: column.kind for name, column in found.items()} == {
+        name: column.kind for name, column in reference.columns.items()
+    }
+    same(reference.update(new), reference.update(new.toArrow()))
+    watch = DriftDetector(reference, clock=ManualClock())
+    assert watch.detect_drift(new).to_dict() == watch.detect_drift(new.toArrow()).to_dict()
 
 
 def test_a_detector_takes_a_frame(spark, monkeypatch):

@@ -17,36 +17,34 @@ The measures (:func:`ks`, :func:`psi`, ...) are plain functions of two samples.
 
 from typing import TYPE_CHECKING
 
-from prodml.drift.anderson_darling import anderson_darling
-from prodml.drift.categories import cramers_v, g_test, l_infinity, total_variation
-from prodml.drift.cells import Cells
-from prodml.drift.correction import adjust, benjamini_hochberg, bonferroni, holm
-from prodml.drift.cramer_von_mises import cramer_von_mises
-from prodml.drift.detector import DriftDetector
-from prodml.drift.document import report_schema
-from prodml.drift.evidence import Evidence
-from prodml.drift.exchangeability import Finding, exchangeability
-from prodml.drift.feature import FeatureDrift
-from prodml.drift.layout import Layout
-from prodml.drift.level import DriftLevel
-from prodml.drift.measures import (
-    TestResult,
-    chi_square,
-    hellinger,
-    jensen_shannon,
-    ks,
-    psi,
-    rate_change,
-    wasserstein,
-)
-from prodml.drift.ranking import priority
-from prodml.drift.reference import Reference, ReferenceColumn
-from prodml.drift.report import CheckReport, DriftReport
+from prodml._lazy import load_on_use
 
 if TYPE_CHECKING:
+    from prodml.drift.anderson_darling import anderson_darling
     from prodml.drift.budget import FalseAlarms
     from prodml.drift.calibration import Calibration, calibrate
+    from prodml.drift.categories import cramers_v, g_test, l_infinity, total_variation
+    from prodml.drift.cells import Cells
     from prodml.drift.concept import ConceptCounts, ConceptDriftMonitor
+    from prodml.drift.correction import adjust, benjamini_hochberg, bonferroni, holm
+    from prodml.drift.cramer_von_mises import cramer_von_mises
+    from prodml.drift.detector import DriftDetector
+    from prodml.drift.document import report_schema
+    from prodml.drift.evidence import Evidence
+    from prodml.drift.exchangeability import Finding, exchangeability
+    from prodml.drift.feature import FeatureDrift
+    from prodml.drift.layout import Layout
+    from prodml.drift.level import DriftLevel
+    from prodml.drift.measures import (
+        TestResult,
+        chi_square,
+        hellinger,
+        jensen_shannon,
+        ks,
+        psi,
+        rate_change,
+        wasserstein,
+    )
     from prodml.drift.monitor import DriftMonitor
     from prodml.drift.monitored import MonitoredFeature, MonitorReport
     from prodml.drift.multivariate import (
@@ -67,6 +65,9 @@ if TYPE_CHECKING:
         mmd,
     )
     from prodml.drift.prediction import PredictionDrift, PredictionDriftMonitor
+    from prodml.drift.ranking import priority
+    from prodml.drift.reference import Reference, ReferenceColumn
+    from prodml.drift.report import CheckReport, DriftReport
     from prodml.drift.streaming import (
         ADWIN,
         DDM,
@@ -80,47 +81,6 @@ if TYPE_CHECKING:
     )
     from prodml.drift.summary import CheckSummary, FeatureSummary
     from prodml.drift.timeline import DriftTimeline
-
-# Imported on first use: a check needs none of them, and together they take twice its time.
-_LATER: dict[str, str] = {
-    "ADWIN": "streaming",
-    "AucInterval": "multivariate",
-    "Calibration": "calibration",
-    "CheckSummary": "summary",
-    "ConceptCounts": "concept",
-    "ConceptDriftMonitor": "concept",
-    "CorrelationDrift": "multivariate",
-    "DDM": "streaming",
-    "DistanceDrift": "multivariate",
-    "DomainClassifier": "multivariate",
-    "DriftMonitor": "monitor",
-    "DriftTimeline": "timeline",
-    "EDDM": "streaming",
-    "FalseAlarms": "budget",
-    "FeatureSummary": "summary",
-    "HDDM_A": "streaming",
-    "HDDM_W": "streaming",
-    "KSWIN": "streaming",
-    "MonitorReport": "monitored",
-    "MonitoredFeature": "monitored",
-    "MultivariateDetector": "multivariate",
-    "MultivariateDrift": "multivariate",
-    "MultivariateReport": "multivariate",
-    "PCAReconstruction": "multivariate",
-    "PageHinkley": "streaming",
-    "PairDrift": "multivariate",
-    "PermutationResult": "multivariate",
-    "PredictionDrift": "prediction",
-    "PredictionDriftDetector": "multivariate",
-    "PredictionDriftMonitor": "prediction",
-    "RankCUSUM": "streaming",
-    "StreamDetector": "streaming",
-    "auc_interval": "multivariate",
-    "calibrate": "calibration",
-    "correlation_change": "multivariate",
-    "energy_distance": "multivariate",
-    "mmd": "multivariate",
-}
 
 __all__ = [
     "ADWIN",
@@ -194,18 +154,69 @@ __all__ = [
     "wasserstein",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import what a check does not need when it is asked for."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """What is there, loaded or not."""
-    return sorted({*globals(), *_LATER})
+load_on_use(
+    __name__,
+    {
+        ".anderson_darling": ("anderson_darling",),
+        ".budget": ("FalseAlarms",),
+        ".calibration": ("Calibration", "calibrate"),
+        ".categories": ("cramers_v", "g_test", "l_infinity", "total_variation"),
+        ".cells": ("Cells",),
+        ".concept": ("ConceptCounts", "ConceptDriftMonitor"),
+        ".correction": ("adjust", "benjamini_hochberg", "bonferroni", "holm"),
+        ".cramer_von_mises": ("cramer_von_mises",),
+        ".detector": ("DriftDetector",),
+        ".document": ("report_schema",),
+        ".evidence": ("Evidence",),
+        ".exchangeability": ("Finding", "exchangeability"),
+        ".feature": ("FeatureDrift",),
+        ".layout": ("Layout",),
+        ".level": ("DriftLevel",),
+        ".measures": (
+            "TestResult",
+            "chi_square",
+            "hellinger",
+            "jensen_shannon",
+            "ks",
+            "psi",
+            "rate_change",
+            "wasserstein",
+        ),
+        ".monitor": ("DriftMonitor",),
+        ".monitored": ("MonitorReport", "MonitoredFeature"),
+        ".multivariate": (
+            "AucInterval",
+            "CorrelationDrift",
+            "DistanceDrift",
+            "DomainClassifier",
+            "MultivariateDetector",
+            "MultivariateDrift",
+            "MultivariateReport",
+            "PCAReconstruction",
+            "PairDrift",
+            "PermutationResult",
+            "PredictionDriftDetector",
+            "auc_interval",
+            "correlation_change",
+            "energy_distance",
+            "mmd",
+        ),
+        ".prediction": ("PredictionDrift", "PredictionDriftMonitor"),
+        ".ranking": ("priority",),
+        ".reference": ("Reference", "ReferenceColumn"),
+        ".report": ("CheckReport", "DriftReport"),
+        ".streaming": (
+            "ADWIN",
+            "DDM",
+            "EDDM",
+            "HDDM_A",
+            "HDDM_W",
+            "KSWIN",
+            "PageHinkley",
+            "RankCUSUM",
+            "StreamDetector",
+        ),
+        ".summary": ("CheckSummary", "FeatureSummary"),
+        ".timeline": ("DriftTimeline",),
+    },
+)

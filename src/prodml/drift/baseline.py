@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from prodml.drift.blocks import block_codes, design_effect, design_effects
-from prodml.drift.reference import Reference, ReferenceColumn
-from prodml.drift.sample import Kind, floats_of
+from prodml.drift.reference import Reference, ReferenceColumn, check_agrees
+from prodml.drift.sample import Kind, Numbers, floats_of
 from prodml.drift.sequential import Watched, watched
 from prodml.drift.table import Counted, column_of, table_of
 from prodml.errors import BadConfiguration
@@ -75,6 +75,7 @@ def baseline(
             raise BadConfiguration(
                 "blocks and seasonal need the rows of the reference: give the data itself"
             )
+        check_agrees(reference, names, kinds)
         parts, seasons = [reference], ()
         effects = [{name: dict(column.design) for name, column in reference.columns.items()}]
     else:
@@ -84,7 +85,15 @@ def baseline(
         samples = [part.columns[name].sample for part in parts]
         own = (design or {}).get(name) or _largest([one.get(name, {}) for one in effects])
         features[name] = watched(name, column.kind, samples, own, min_rows)
-    return Baseline(features, parts[0].columns, seasons)
+    return Baseline(features, {n: _slim(c) for n, c in parts[0].columns.items()}, seasons)
+
+
+def _slim(column: ReferenceColumn) -> ReferenceColumn:
+    """Enough to read a batch by: the tracks know the rest, and a sample may be long."""
+    sample = column.sample
+    if not isinstance(sample, Numbers):
+        return column
+    return replace(column, sample=replace(sample, values=sample.values[:1].copy()))
 
 
 def _largest(designs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -100,6 +109,9 @@ def _parts(
 ) -> tuple[list[Reference], list[dict[str, dict[str, float]]], tuple[Any, ...]]:
     """A reference a season, with design effects within it."""
     whole = Reference.fit(data, names, kinds=kinds)
+    if blocks is None and seasonal is None:
+        # What is lazy, or comes in parts, is never collected.
+        return [whole], [{}], ()
     columns = table_of(data, names).columns
     same: dict[str, Kind] = {name: column.kind for name, column in whole.columns.items()}
     if seasonal is None:

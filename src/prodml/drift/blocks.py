@@ -45,7 +45,8 @@ def block_codes(blocks: Any) -> Codes:
     assert not isinstance(column, Counted)
     labels: list[Any] = column if isinstance(column, list) else column.tolist()
     seen: dict[Any, int] = {}
-    codes = [seen.setdefault(label, len(seen)) for label in labels]
+    # Rows without a label are one block: nothing says that they are independent.
+    codes = [seen.setdefault(None if is_missing(x) else x, len(seen)) for x in labels]
     if len(seen) < MIN_BLOCKS:
         raise BadConfiguration(
             f"blocks must have at least {MIN_BLOCKS} different labels, not {len(seen)}: "

@@ -28,10 +28,12 @@ _BUDGET: Final = re.compile(
     r"(?P<many>\d+(?:\.\d+)?) *(?P<percent>%|percent|per cent)? *(?:false )?(?:alarms? )?"
     r"(?:per|an?|each|every|/|in an?) *(?P<times>\d+(?:\.\d+)?)? *(?P<unit>[a-z]+)"
 )
+_LONG: Final = 1e12
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)? *([a-z]+)")
 
 # More is no promise about one alarm any more, but about their number: it is spread.
 _SHARE: Final = 0.25
+_MOST: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class FalseAlarms:
             raise BadConfiguration(
                 "false_alarms must allow for some: no evidence is beyond all doubt"
             )
+        if many > _MOST:
+            raise BadConfiguration(f"false_alarms must be at most {_MOST:g}: {budget:.80}")
         parts = max(1, math.ceil(many / _SHARE))
         return cls(many / parts, seconds / parts)
 
@@ -110,13 +114,13 @@ def seconds_of(duration: Any, setting: str) -> float:
     if found is not None:
         seconds = float(found[1] or 1) * _unit(found[2], setting)
     elif isinstance(duration, int | float) and not isinstance(duration, bool):
-        seconds = float(duration)
+        seconds = float(min(duration, _LONG))
     else:
         raise BadConfiguration(
             f"{setting} must be seconds or text like '1d' or '15m', not {duration!r}"
         )
-    if not 0.0 < seconds < math.inf:
-        raise BadConfiguration(f"{setting} must be a time above zero, not {duration!r}")
+    if not 0.0 < seconds < _LONG:
+        raise BadConfiguration(f"{setting} must be a time above zero, not {duration!r:.80}")
     return seconds
 
 

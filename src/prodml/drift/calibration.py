@@ -7,7 +7,7 @@ and a replay in which some days of the reference are watched by a monitor fitted
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,8 +20,9 @@ from prodml.drift.level import DriftLevel
 from prodml.drift.sample import Kind
 from prodml.drift.sequential import Grains, Ledger, Rules, Watched, standing
 from prodml.drift.table import table_of
+from prodml.drift.terminal import clean
 from prodml.drift.tracks import Track
-from prodml.errors import BadConfiguration
+from prodml.errors import BadConfiguration, CorruptRecord
 
 __all__ = ["Calibration", "calibrate"]
 
@@ -92,10 +93,25 @@ class Calibration:
             )
             as_rows, now = 100 * self.alarmed_as_rows[name], 100 * self.alarmed[name]
             size = f"{effects.get('distribution', 1.0):.3g}"
-            lines.append(f"{name}  {size}  {as_rows:.0f} %, {now:.0f} %  {seen}")
+            lines.append(f"{clean(name)}  {size}  {as_rows:.0f} %, {now:.0f} %  {seen}")
         if self.unsettled:
-            lines.append(f"the reference itself moves: {', '.join(self.unsettled)}")
+            told = ", ".join(map(clean, self.unsettled))
+            lines.append(f"the reference itself moves: {told}")
         return "\n".join(lines)
+
+    def covers(self, names: Sequence[str]) -> None:
+        """Check that it was made for all of these features.
+
+        Raises
+        ------
+        BadConfiguration
+            A feature would be watched as if no two rows were alike.
+        """
+        missing = [name for name in names if name not in self.design]
+        if missing:
+            raise BadConfiguration(
+                f"the calibration was made without {missing[0]!r}: calibrate on the same columns"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; see :meth:`from_dict`."""
@@ -110,6 +126,11 @@ class Calibration:
     def from_dict(cls, plain: Mapping[str, Any]) -> "Calibration":
         """What :meth:`to_dict` gave.
 
+        Raises
+        ------
+        CorruptRecord
+            It is something else.
+
         Examples
         --------
         >>> day = np.repeat(np.arange(20), 20)
@@ -117,12 +138,17 @@ class Calibration:
         >>> Calibration.from_dict(found.to_dict()).design == found.design
         True
         """
-        visible = {
-            name: {int(days): math.nan if x is None else x for days, x in seen.items()}
-            for name, seen in plain["visible"].items()
-        }
-        fields = {name: plain[name] for name in _PLAIN}
-        return cls(**fields, unsettled=tuple(plain["unsettled"]), visible=visible)
+        try:
+            visible = {
+                name: {int(days): math.nan if x is None else x for days, x in seen.items()}
+                for name, seen in plain["visible"].items()
+            }
+            fields = {name: plain[name] for name in _PLAIN}
+            unsettled = tuple(plain["unsettled"])
+            _check_design(fields["design"])
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise CorruptRecord("a stored calibration", repr(error)) from error
+        return cls(**fields, unsettled=unsettled, visible=visible)
 
 
 _PLAIN = ("days", "rows_per_day", "design", "factors", "alarmed_as_rows", "alarmed")
@@ -172,22 +198,23 @@ def calibrate(
     >>> found.days, found.rows_per_day, found.alarmed
     (30, 50, {'x': 0.0})
     """
-    if folds < 2:
+    if not _whole(folds):
         raise BadConfiguration(f"folds must be at least 2, not {folds!r}")
     budget = FalseAlarms.read(false_alarms)
     grains = Grains.over(budget.seconds, seconds_of(every, "every"))
-    codes = block_codes(blocks)
-    whole = baseline(
-        reference, feature_names, kinds=kinds, blocks=blocks, seasonal=seasonal, min_rows=min_rows
-    )
     rules = Rules(
         alpha=budget.alpha,
-        features=len(whole.features),
+        features=1,
         min_effect=min_effect,
         min_new=min_new_levels,
         min_rows=min_rows,
         recent_rows=1000,
     )
+    codes = block_codes(blocks)
+    whole = baseline(
+        reference, feature_names, kinds=kinds, blocks=blocks, seasonal=seasonal, min_rows=min_rows
+    )
+    rules = replace(rules, features=len(whole.features))
     sizes = np.bincount(codes)
     folds = min(folds, len(sizes))
     replays = list(_replays(reference, whole, codes, seasonal, folds=folds, min_rows=min_rows))
@@ -208,6 +235,16 @@ def calibrate(
             for name, one in whole.features.items()
         },
     )
+
+
+def _check_design(design: Design) -> None:
+    effects = [effect for own in design.values() for effect in own.values()]
+    if not all(1.0 <= effect < math.inf for effect in effects):
+        raise ValueError("rows that count as one must be at least 1")
+
+
+def _whole(folds: Any) -> bool:
+    return isinstance(folds, int) and folds >= 2
 
 
 @dataclass(frozen=True, slots=True)

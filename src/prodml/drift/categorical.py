@@ -1,21 +1,56 @@
 """What speaks for drift in a column of levels."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from prodml.drift.categories import g_test
-from prodml.drift.evidence import Evidence, Rules, inconclusive, of_rate, percent, too_few
+from prodml.drift.categories import g_tail, g_test
+from prodml.drift.evidence import (
+    Evidence,
+    Rules,
+    inconclusive,
+    nothing_of,
+    of_rate,
+    percent,
+    too_few,
+)
 from prodml.drift.haldane import chi_square_tail
 from prodml.drift.measures import Ints, chi_square
 from prodml.drift.sample import Levels, sort_of
 
-__all__ = ["of_levels", "pooled"]
+__all__ = ["frequent_first", "of_levels", "pooled", "side_by_side"]
 
 # The rule of thumb for the chi-square distribution: this many expected rows in each cell.
 _EXPECTED = 5.0
+
+
+def frequent_first(levels: Iterable[Any], counts: Mapping[Any, int]) -> list[Any]:
+    """``levels`` by how frequent they are; of one frequency by name, whichever came first.
+
+    Examples
+    --------
+    >>> frequent_first(["b", "c", "a"], {"a": 1, "b": 1, "c": 2})
+    ['c', 'a', 'b']
+    """
+    return sorted(levels, key=lambda level: (-counts[level], type(level).__name__, str(level)))
+
+
+def side_by_side(old: Levels, new: Levels) -> tuple[Levels, Levels]:
+    """Both with only those levels listed that can be looked up in the other.
+
+    What a stored count does not list is in its rest, and not gone.  Where current has more
+    levels than can be counted at all, that is a finding.
+
+    Examples
+    --------
+    >>> new = Levels({"a": 5}, 9, rest=4)
+    >>> side_by_side(Levels({"a": 5, "b": 4}, 9), new)[0].rest
+    4
+    """
+    return (old if new.uncounted else old.within(new)), new.within(old)
 
 
 def pooled(old: Levels, new: Levels) -> tuple[list[Any], Ints, Ints]:
@@ -27,8 +62,7 @@ def pooled(old: Levels, new: Levels) -> tuple[list[Any], Ints, Ints]:
     n, m = old.size, new.size
     both = {x: old.counts.get(x, 0) + new.counts.get(x, 0) for x in {**old.counts, **new.counts}}
     least = _EXPECTED * (n + m) / min(n, m)
-    kept: list[Any] = [level for level, count in both.items() if count >= least]
-    kept.sort(key=lambda level: -both[level])
+    kept = frequent_first((level for level, count in both.items() if count >= least), both)
     a = [old.counts.get(level, 0) for level in kept]
     b = [new.counts.get(level, 0) for level in kept]
     rest = (n - sum(a), m - sum(b))
@@ -46,8 +80,8 @@ def of_levels(
     """Shares by level, and levels that the reference does not have."""
     if min(old.size, new.size) < rules.min_rows:
         return [too_few(old.size, new.size, rules, "values")]
-    new = new.within(old)
-    return [_of_shares(old, new, design, rules, test), *_new_levels(old, new, design, rules)]
+    listed, new = side_by_side(old, new)
+    return [_of_shares(listed, new, design, rules, test), *_new_levels(old, new, design, rules)]
 
 
 def _of_shares(old: Levels, new: Levels, design: float, rules: Rules, chosen: str) -> Evidence:
@@ -62,9 +96,10 @@ def _of_shares(old: Levels, new: Levels, design: float, rules: Rules, chosen: st
     by_logs = chosen == "g_test"
     test = g_test(a, b, design) if by_logs else chi_square(a, b, design)
     p_value = test.p_value
-    if len(levels) > 1 and not by_logs:
+    if len(levels) > 1:
         both, sizes = (a + b) / (a + b).sum(), (old.size / design, new.size / design)
-        p_value = chi_square_tail(test.statistic, both, sizes)
+        tail = g_tail if by_logs else chi_square_tail
+        p_value = tail(test.statistic, both, sizes)
     # Many levels differ by chance alone: chi-square is on average what chance adds to it
     # (its degrees of freedom) and what the change adds, and so is the squared distance.
     chance = (len(levels) - 1) / max(test.statistic, len(levels) - 1, 1)
@@ -97,14 +132,15 @@ def _new_levels(old: Levels, new: Levels, design: float, rules: Rules) -> list[E
         return _unlisted(old, new, design, rules)
     counts = {level: count for level, count in new.counts.items() if level not in old.counts}
     if not counts:
-        return []
+        return [nothing_of("levels", "new", rules.min_new)]
     n, m = old.size / design, new.size / design
     most = max(counts.values())
     both = np.array([count + new.counts.get(level, 0) for level, count in old.counts.items()])
     both = np.concatenate((both, list(counts.values())))
-    both = both[(both >= most) & (both <= new.size)] / design
+    # Sorted: the sum must not hang on the order in which levels came.
+    both = np.sort(both[(both >= most) & (both <= new.size)]) / design
     share = sum(counts.values()) / new.size
-    names = sorted(counts, key=lambda level: -counts[level])
+    names = frequent_first(counts, counts)
     shown = ", ".join(f"{level!s:.40}" for level in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     plural = "s" if len(names) > 1 else ""

@@ -6,9 +6,9 @@ infinite, missing, or of a wrong type.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,9 @@ __all__ = ["Cells", "merged"]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
+T = TypeVar("T")
+
 _NO_INTS: Ints = np.empty(0, dtype=np.int64)
-_NOUGHT: Ints = np.zeros(1, dtype=np.int64)
 _EXACT_WHOLE = 256
 
 
@@ -80,12 +81,20 @@ class Cells:
     shift: int = 0
     marks: Ints | None = None
     temporal: bool = False
+    _size: int = field(default=0, init=False, repr=False)
     _upto: Ints | None = field(default=None, init=False, repr=False)
     _spans: tuple[Floats, Floats] | None = field(default=None, init=False, repr=False)
+    _middles: Floats | None = field(default=None, init=False, repr=False)
     _moments: tuple[float, ...] = field(default=(), init=False, repr=False)
+    _beside: tuple[Any, Any] | None = field(default=None, init=False, repr=False)
     _quantiles: dict[float, float] = field(
         default_factory=dict[float, float], init=False, repr=False
     )
+
+    def __post_init__(self) -> None:
+        # Counts by hand may be of numpy, whose products overflow.
+        size = int(self.rows - self.missing - self.invalid - self.above - self.below)
+        object.__setattr__(self, "_size", size)
 
     @classmethod
     def of(
@@ -154,8 +163,7 @@ class Cells:
     @property
     def size(self) -> int:
         """Rows that hold a finite number."""
-        # Counts by hand may be of numpy, whose products overflow.
-        return int(self.rows - self.missing - self.invalid - self.infinite)
+        return self._size
 
     @property
     def infinite(self) -> int:
@@ -260,15 +268,24 @@ class Cells:
 
     def upto(self, codes: Ints) -> Ints:
         """Values with at most each code."""
-        if codes is self.codes:
-            return self._running()
-        return of_first(self._running(), self.codes.searchsorted(codes, "right"))
+        return self._running()[self.codes.searchsorted(codes, "right")]
 
     def _running(self) -> Ints:
-        """Values with at most each of the occupied codes."""
-        if self._upto is None:
-            object.__setattr__(self, "_upto", np.cumsum(self.counts))
-        return cast("Ints", self._upto)
+        """Values before the first of the occupied codes, and with at most each of them."""
+        running = self._upto
+        if running is None:
+            running = np.zeros(len(self.counts) + 1, dtype=np.int64)
+            self.counts.cumsum(out=running[1:])
+            object.__setattr__(self, "_upto", running)
+        return running
+
+    def _with(self, other: "Cells", find: Callable[["Cells", "Cells"], T]) -> T:
+        """``find(other, self)``, found once for the ``other`` that was asked for last."""
+        kept = self._beside
+        if kept is None or kept[0] is not other:
+            kept = other, find(other, self)
+            object.__setattr__(self, "_beside", kept)
+        return cast("T", kept[1])
 
     def cumulative(self, edges: npt.ArrayLike) -> Ints:
         """Values at or below each edge, exact where the edge ends a cell.
@@ -294,24 +311,35 @@ class Cells:
         >>> cells.quantile(0.5), cells.quantile(0.25)
         (50.0, 25.0)
         """
-        known = self._quantiles.get(share)
-        if known is None:
-            known = self._quantiles[share] = self._quantile(share)
-        return known
+        return self.quantiles((share,))[0]
 
-    def _quantile(self, share: float) -> float:
-        rank = max(1, math.ceil(share * self.size))
-        upto = self._running()
-        at = int(upto.searchsorted(rank, "left"))
-        low, high = (float(ends[at]) for ends in self.spans())
-        held = int(self.counts[at])
-        within = (rank - 0.5 - (int(upto[at]) - held)) / held
-        return low + (high - low) * within
+    def quantiles(self, shares: Sequence[float]) -> tuple[float, ...]:
+        """:meth:`quantile` of each share.
+
+        Examples
+        --------
+        >>> Cells.of(np.arange(101.0)).quantiles((0.5, 0.25))
+        (50.0, 25.0)
+        """
+        new = [share for share in shares if share not in self._quantiles]
+        if new:
+            self._quantiles.update(zip(new, self._found(new), strict=True))
+        return tuple(self._quantiles[share] for share in shares)
+
+    def _found(self, shares: Sequence[float]) -> list[float]:
+        ranks = [max(1, math.ceil(share * self.size)) for share in shares]
+        places = self._running().searchsorted(ranks, "left") - 1
+        low, high = (ends[places].tolist() for ends in self.spans())
+        before, held = self._running()[places].tolist(), self.counts[places].tolist()
+        return [
+            a + (b - a) * ((rank - 0.5 - under) / count)
+            for rank, a, b, under, count in zip(ranks, low, high, before, held, strict=True)
+        ]
 
     def interval(self, share: float) -> tuple[float, float]:
         """Between which values the quantile lies for certain."""
         rank = max(1, math.ceil(share * self.size))
-        at = int(np.searchsorted(self._running(), rank, "left"))
+        at = int(np.searchsorted(self._running(), rank, "left")) - 1
         low, high = self.spans()
         return float(low[at]), float(high[at])
 
@@ -341,7 +369,7 @@ class Cells:
         if not self.size:
             return _NO_INTS.copy()
         ranks = np.ceil(np.arange(1, k) * self.size / k)
-        chosen = self.codes[np.searchsorted(self._running(), ranks, "left")]
+        chosen = self.codes[np.searchsorted(self._running(), ranks, "left") - 1]
         ends = self.codes[[0, -1]]
         if outer:
             first = ends[:1] - 1 if chosen[0] == ends[0] else ends[:0]
@@ -368,9 +396,11 @@ class Cells:
         """
         if codes is not None:
             return self._spans_of(codes)
-        if self._spans is None:
-            object.__setattr__(self, "_spans", self._spans_of(self.codes))
-        return cast("tuple[Floats, Floats]", self._spans)
+        spans = self._spans
+        if spans is None:
+            spans = self._spans_of(self.codes)
+            object.__setattr__(self, "_spans", spans)
+        return spans
 
     def _spans_of(self, codes: Ints) -> tuple[Floats, Floats]:
         low, high = self.layout.spans(codes, self.shift)
@@ -380,30 +410,22 @@ class Cells:
             ends = self.layout.spans(self.marks, self.shift)[1]
             low = np.where(before > 0, ends[(before - 1).clip(0)], -np.inf)
         if self.size:
-            for ends in (low, high):
-                np.maximum(ends, self.minimum, out=ends)
-                np.minimum(ends, self.maximum, out=ends)
-        if self._single_whole():
+            np.minimum(np.maximum(low, self.minimum, out=low), self.maximum, out=low)
+            np.minimum(np.maximum(high, self.minimum, out=high), self.maximum, out=high)
+        if single_whole(self):
             nearest = np.where(low >= self.layout.centre, low, high)
-            near = self._near_whole(codes)
+            near = near_whole(self.layout, codes)
             low, high = np.where(near, nearest, low), np.where(near, nearest, high)
         return low, high
 
-    def single(self, codes: Ints) -> npt.NDArray[np.bool_]:
-        """Which codes can hold one value only."""
-        alone = codes & 1 == 1
-        return np.asarray(alone | self._near_whole(codes) if self._single_whole() else alone)
-
-    def _single_whole(self) -> bool:
-        """Whether whole numbers near the centre have a cell each."""
-        layout = self.layout
-        return self.fractional == self.shift == 0 and self.marks is None and layout.centre % 1 == 0
-
-    def _near_whole(self, codes: Ints) -> npt.NDArray[np.bool_]:
-        # Eight bits of the fraction tell whole numbers apart up to 2 ** 8.
-        reach = self.layout.cells(self.layout.centre + np.array([-_EXACT_WHOLE, _EXACT_WHOLE]))
-        cell = codes >> BITS
-        return np.asarray((cell > reach[0]) & (cell < reach[1]))
+    def _middle(self) -> Floats:
+        """The middle of the span of each occupied code; may overflow."""
+        middles = self._middles
+        if middles is None:
+            low, high = self.spans()
+            middles = low + (high - low) / 2
+            object.__setattr__(self, "_middles", middles)
+        return middles
 
     def _four(self) -> tuple[float, ...]:
         """Mean and standard deviation, and the bounds of their errors."""
@@ -416,13 +438,16 @@ class Cells:
             return (math.nan,) * 4
         low, high = self.spans()
         with np.errstate(over="ignore", invalid="ignore"):
-            half = (high - low) / 2
-            middle = low + half
+            middle, half = self._middle(), (high - low) / 2
             weights = self.counts / self.size
             mean = float((weights * middle).sum())
-            std = math.sqrt(float((weights * (middle - mean) ** 2).sum()))
-            off = float((weights * half).sum()), math.sqrt(float((weights * half**2).sum()))
-        return mean, std, *off
+            apart = middle - mean
+            apart *= apart
+            apart *= weights
+            weights *= half
+            off = float(weights.sum())
+            weights *= half
+        return mean, math.sqrt(float(apart.sum())), off, math.sqrt(float(weights.sum()))
 
 
 ADDED: tuple[str, ...] = (
@@ -436,9 +461,18 @@ ADDED: tuple[str, ...] = (
 """What of a state is counted, beside the cells."""
 
 
-def of_first(running: Ints, places: Ints) -> Ints:
-    """Running sums of the first so many."""
-    return np.concatenate((_NOUGHT, running))[places]
+def single_whole(cells: Cells) -> bool:
+    """Whether whole numbers near the centre have a cell each."""
+    fine = cells.fractional == cells.shift == 0 and cells.marks is None
+    return fine and cells.layout.centre % 1 == 0
+
+
+def near_whole(layout: Layout, codes: Ints) -> npt.NDArray[np.bool_]:
+    """Which codes lie so near the centre that a whole number has a cell for itself."""
+    # Eight bits of the fraction tell whole numbers apart up to 2 ** 8.
+    reach = layout.cells(layout.centre + np.array([-_EXACT_WHOLE, _EXACT_WHOLE]))
+    cell = codes >> BITS
+    return np.asarray((cell > reach[0]) & (cell < reach[1]))
 
 
 def steps(running: Ints) -> Ints:

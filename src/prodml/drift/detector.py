@@ -4,24 +4,19 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, final
 
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.drift.breaches import of_breaches
 from prodml.drift.cells import Cells
-from prodml.drift.correction import CORRECTIONS, Correction, adjust
-from prodml.drift.evidence import Evidence, Rules, absent, judge, unreadable
-from prodml.drift.examination import examine
-from prodml.drift.feature import Details, FeatureDrift, details_of, verdict
-from prodml.drift.lazy import batch_of
-from prodml.drift.reference import Reference, ReferenceColumn, Sample
-from prodml.drift.report import DriftReport
+from prodml.drift.correction import CORRECTIONS, Correction
+from prodml.drift.reference import Reference, check_agrees
 from prodml.drift.sample import Kind
-from prodml.drift.table import Table
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, DriftCleared, DriftDetected, Stream
 
 if TYPE_CHECKING:
+    from prodml.drift.report import DriftReport
     from prodml.validation import SchemaStats
 
 __all__ = ["DriftDetector"]
@@ -41,7 +36,7 @@ class DriftDetector:
     Numbers are compared by the two-sample Kolmogorov-Smirnov test, categories by the
     two-sample chi-square test; missing, infinite and wrongly typed values and new levels
     are tested beside them, and all p-values of a check are corrected together, those of the
-    distributions with three times the weight of the others.  A feature
+    distributions with twice the weight of the others.  A feature
     drifted when there is evidence (adjusted p below ``alpha``) *and* size (effect at least
     the floor) in one of these aspects.
 
@@ -139,6 +134,7 @@ class DriftDetector:
     def __post_init__(self) -> None:
         _check(self)
         if isinstance(self.reference, Reference):
+            _check_fitted(self)
             self._fitted = self.reference
         else:
             self._fitted = Reference.fit(
@@ -151,10 +147,14 @@ class DriftDetector:
         _check_tests(self.tests, self._fitted)
         _check_fresh(self.fresh, self._fitted)
         self.categorical = tuple(self.categorical)
+        # What a batch needs is loaded with the detector, not with the first batch.
+        import_module("prodml.drift.comparison")
+        import_module("prodml.drift.report")
+        import_module("scipy.special")
 
     def detect_drift(
         self, current: Any, alpha: float | None = None, *, counts: "SchemaStats | None" = None
-    ) -> DriftReport:
+    ) -> "DriftReport":
         """Compare ``current`` with the reference.
 
         Parameters
@@ -187,6 +187,10 @@ class DriftDetector:
         >>> print(detector.detect_drift({"y": [1.0]})["x"].reason)
         the column is gone
         """
+        from prodml.drift.comparison import compared
+        from prodml.drift.evidence import Rules
+        from prodml.drift.report import DriftReport
+
         level = self.alpha if alpha is None else alpha
         _in_unit("alpha", level)
         rules = Rules(
@@ -198,14 +202,14 @@ class DriftDetector:
             fresh=self.fresh,
             tests=self.tests,
         )
-        reference, table = batch_of(current, self._fitted)
-        features = _compared(reference, table, rules, self.correction, self._breaches(counts))
+        breaches = self._breaches(counts)
+        features, new = compared(current, self._fitted, rules, self.correction, breaches)
         report = DriftReport(
             features,
             alpha=level,
             at=self.clock.time(),
             source=self.name,
-            new_columns=tuple(name for name in table.columns if name not in features),
+            new_columns=new,
         )
         self._announce(report)
         return report
@@ -219,7 +223,7 @@ class DriftDetector:
         rows = max((column.sample.rows for column in self._fitted.columns.values()), default=0)
         return self.counts or SchemaStats(rows=rows), counts
 
-    def _announce(self, report: DriftReport) -> None:
+    def _announce(self, report: "DriftReport") -> None:
         drifted = frozenset(report.drifted)
         with self._lock:
             before = self._drifting
@@ -242,60 +246,6 @@ class DriftDetector:
             self.events.emit(DriftCleared(at=report.at, source=self.name, features=over))
 
 
-def _compared(
-    reference: Reference,
-    table: Table,
-    rules: Rules,
-    correction: Correction,
-    breaches: "tuple[SchemaStats, SchemaStats] | None",
-) -> dict[str, FeatureDrift]:
-    found: dict[str, tuple[tuple[Evidence, ...], Details]] = {}
-    for name, column in reference.columns.items():
-        try:
-            # Column by column: what was read of one is let go before the next.
-            found[name] = _examined(column, _read(column, table), table, rules)
-        except Exception as error:
-            # One column that no one can read must not cost the verdict on the others.
-            found[name] = (unreadable(error),), Details()
-        if breaches is not None:
-            evidence, details = found[name]
-            found[name] = (*evidence, *of_breaches(name, *breaches, rules)), details
-    tested = [e for evidence, _ in found.values() for e in evidence if e.tested]
-    p_values, weights = [e.p_value for e in tested], [_weight(e) for e in tested]
-    adjusted = iter(adjust(p_values, correction, weights).tolist())
-    verdicts: dict[str, FeatureDrift] = {}
-    for name, (evidence, details) in found.items():
-        judged = tuple(judge(e, next(adjusted), rules) if e.tested else e for e in evidence)
-        verdicts[name] = verdict(reference.columns[name], details, judged)
-    return verdicts
-
-
-def _weight(evidence: Evidence) -> float:
-    """How much of the level an aspect is given.
-
-    What most drift does is to move the distribution: the aspects beside it, which see the
-    rest, may cost it little.  With 3 a test of 20 features has the power of Kolmogorov-Smirnov
-    alone less two points, and the range loses none of its own.
-    """
-    return 3.0 if evidence.aspect == "distribution" else 1.0
-
-
-def _read(column: ReferenceColumn, table: Table) -> Sample | None:
-    if column.name in table.columns:
-        return column.read(table.columns[column.name])
-    # A list without rows cannot say which columns it would have had.
-    return None if table.columns or table.misfit else column.read([])
-
-
-def _examined(
-    column: ReferenceColumn, sample: Sample | None, table: Table, rules: Rules
-) -> tuple[tuple[Evidence, ...], Details]:
-    if sample is None:
-        told = f"current has {table.misfit}" if table.misfit else "the column is gone"
-        return (absent(told),), Details()
-    return examine(column, sample, rules), details_of(column, sample)
-
-
 def _kinds(detector: DriftDetector) -> dict[str, Kind]:
     codes = detector.categorical
     if isinstance(codes, str):
@@ -305,6 +255,13 @@ def _kinds(detector: DriftDetector) -> dict[str, Kind]:
         chosen[name] = "categorical"
     chosen.update(detector.kinds or {})
     return chosen
+
+
+def _check_fitted(detector: Any) -> None:
+    """What only a fit can heed must not be given in vain."""
+    if detector.blocks is not None:
+        raise BadConfiguration("blocks need the rows of the reference: give them to Reference.fit")
+    check_agrees(detector.reference, detector.feature_names, _kinds(detector))
 
 
 def _check(detector: Any) -> None:

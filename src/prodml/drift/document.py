@@ -1,33 +1,39 @@
 """A drift report as plain data: versioned, described by a JSON Schema, drawn again later."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from importlib.resources import files
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from prodml.drift.evidence import Evidence
 from prodml.drift.feature import FeatureDrift, Profile
 from prodml.drift.level import DriftLevel
+from prodml.drift.ranking import Judged
 from prodml.errors import CorruptRecord
 
 __all__ = [
     "FORMAT",
     "VERSION",
     "plain_feature",
+    "plain_verdict",
     "report_schema",
     "restored_feature",
     "restored_report",
 ]
 
+_SCHEMAS: Final = {"drift": "report.schema.json", "monitor": "monitor.schema.json"}
 FORMAT: Final = "prodml.drift.DriftReport"
 VERSION: Final = 1
 
 
-def report_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of ``DriftReport.to_dict()``, a new dictionary each time.
+def report_schema(kind: Literal["drift", "monitor"] = "drift") -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of ``to_dict()`` of a report, a new dictionary each time.
+
+    Parameters
+    ----------
+    kind
+        ``"drift"`` for a :class:`DriftReport`, ``"monitor"`` for a :class:`MonitorReport`.
 
     Within one ``version`` fields are only added; readers leave alone what they do not know.
 
@@ -36,8 +42,22 @@ def report_schema() -> dict[str, Any]:
     >>> report_schema()["properties"]["version"]
     {'const': 1}
     """
-    text = files("prodml.drift").joinpath("report.schema.json").read_text(encoding="utf-8")
+    import json
+    from importlib.resources import files
+
+    text = files("prodml.drift").joinpath(_SCHEMAS[kind]).read_text(encoding="utf-8")
     return cast("dict[str, Any]", json.loads(text))
+
+
+def plain_verdict(verdict: Judged) -> dict[str, Any]:
+    """What every verdict says; numbers that are not finite become None."""
+    return {
+        "level": verdict.level.value,
+        "drift_detected": verdict.level is DriftLevel.DRIFT,
+        "effect": _plain(float(verdict.effect)),
+        "p_adjusted": _plain(float(verdict.p_adjusted)),
+        "reason": verdict.reason,
+    }
 
 
 def plain_feature(feature: FeatureDrift) -> dict[str, Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "absent",
     "inconclusive",
     "judge",
+    "nothing_of",
     "of_rate",
     "percent",
     "too_few",
@@ -138,6 +139,15 @@ def too_few(old: int, new: int, rules: Rules, what: str) -> Evidence:
     return inconclusive(
         f"{what}: {old} in the reference, {new} in current; at least {rules.min_rows} are needed"
     )
+
+
+def nothing_of(aspect: str, measure: str, floor: float) -> Evidence:
+    """Evidence that what was looked for is not there.
+
+    It counts in the correction like any other: a test that is counted only where it finds
+    something costs the others nothing and alarms all the same, and the level is exceeded.
+    """
+    return Evidence(aspect=aspect, measure=measure, statistic=0.0, p_value=1.0, floor=floor)
 
 
 def of_rate(

@@ -21,7 +21,7 @@ from prodml.drift.table import Counted, column_of, table_of
 from prodml.errors import BadConfiguration
 from prodml.types import is_missing
 
-__all__ = ["Finding", "exchangeability", "repeats"]
+__all__ = ["Finding", "exchangeability", "noted", "repeats"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -29,6 +29,8 @@ _FEW = 40
 _LEVELS = 50
 # Rows that are looked at for duplicates: tuples of values cost a microsecond each.
 _MOST = 20_000
+# Rows whose order is looked at.
+_LOOK = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,8 @@ def exchangeability(
 ) -> tuple[Finding, ...]:
     """What is wrong with the order of a batch, and with its copies.
 
+    Points in time are left out: rows come in their order.
+
     Parameters
     ----------
     batch
@@ -109,7 +113,10 @@ def exchangeability(
     Kolmogorov-Smirnov or chi-square of the first against the second half.  Runs: the number
     of neighbours on the same side of the median, or of the same level (Wald and Wolfowitz
     [1]_).  Copies: how many rows of as many rows of the reference would be copies of an
-    earlier one; Poisson.
+    earlier one; Poisson.  A batch that is larger than the reference is allowed as many as
+    chance could give it at most: copies grow with the square of the rows.  Of long batches
+    100,000 rows are looked at for order, evenly spread (for runs, those in the middle), and
+    20,000 for copies, at random.
 
     Examples
     --------
@@ -126,12 +133,30 @@ def exchangeability(
     for name, value in (("alpha", alpha), ("min_effect", min_effect)):
         if not 0.0 < value < 1.0:
             raise BadConfiguration(f"{name} must lie in (0, 1), not {value!r}")
+    if reference is not None and not isinstance(reference, Counter):
+        reference = repeats(reference, feature_names)
     columns = table_of(batch, feature_names).columns
+    return noted(columns, reference, alpha=alpha, min_effect=min_effect)
+
+
+def noted(
+    columns: Mapping[str, Any],
+    usual: "Counter[int] | None" = None,
+    *,
+    alpha: float = 0.001,
+    min_effect: float = 0.1,
+) -> tuple[Finding, ...]:
+    """:func:`exchangeability` of columns, which are read one after the other.
+
+    Examples
+    --------
+    >>> [found.name for found in noted({"x": [float(i) for i in range(100)]})]
+    ['trend', 'halves', 'runs']
+    """
     found: list[Finding] = []
     for feature, raw in columns.items():
         found += _of_column(feature, raw)
-    if reference is not None:
-        usual = reference if isinstance(reference, Counter) else repeats(reference, feature_names)
+    if usual is not None:
         found += _copies(columns, usual)
     adjusted = adjust([one.p_value for one in found], "holm")
     return tuple(
@@ -151,29 +176,48 @@ def _of_column(feature: str, raw: Any) -> list[Finding]:
     try:
         column = column_of(raw, by_row=True)
         assert not isinstance(column, Counted)
-        if kind_of(column) == "categorical":
+        kind = kind_of(column)
+        if kind == "categorical":
             return _of_levels(feature, column)
         values = floats_of(column)[0]
-    except (TypeError, ValueError, AttributeError):
+    except Exception:
         # That a column cannot be read is told by the check itself.
+        return []
+    if kind == "time":
+        # Rows come in the order of their time: that says nothing about the others.
         return []
     return _of_numbers(feature, values[np.isfinite(values)])
 
 
 def _of_numbers(feature: str, values: Floats) -> list[Finding]:
-    n = len(values)
-    if n < _FEW or values.min() == values.max():
+    if len(values) < _FEW or values.min() == values.max():
         return []
+    beside = _middle(values)
+    found = _runs(feature, (beside > np.median(values)).astype(np.int64))
+    values = _spread(values)
+    n = len(values)
+    if values.min() == values.max():
+        return found
     ranks = _ranks(values)
     place = np.arange(n) - (n - 1) / 2
     rho = float((ranks @ place) / math.sqrt((ranks @ ranks) * (place @ place)))
     halves = ks(values[: n // 2], values[n // 2 :])
-    above = values > np.median(values)
     return [
-        _finding("trend", feature, _two_sided(rho * math.sqrt(n - 1)), abs(rho), "with the row"),
-        _finding("halves", feature, halves.p_value, halves.statistic, "between the halves"),
-        *_runs(feature, above.astype(np.int64)),
+        _finding("trend", feature, _two_sided(rho * math.sqrt(n - 1)), abs(rho)),
+        _finding("halves", feature, halves.p_value, halves.statistic),
+        *found,
     ]
+
+
+def _spread(values: Any) -> Any:
+    """As many as are looked at, from beginning to end."""
+    return values[:: max(1, -(-len(values) // _LOOK))]
+
+
+def _middle(values: Any) -> Any:
+    """Neighbours, as many as are looked at."""
+    start = max(0, len(values) - _LOOK) // 2
+    return values[start : start + _LOOK]
 
 
 def _ranks(values: Floats) -> Floats:
@@ -185,26 +229,33 @@ def _ranks(values: Floats) -> Floats:
 
 
 def _of_levels(feature: str, column: Any) -> list[Finding]:
-    texts = np.array([str(value)[:80] for value in column if not is_missing(value)])
-    levels, codes = np.unique(texts, return_inverse=True)
-    n = len(texts)
-    if n < _FEW or not 2 <= len(levels) <= _LEVELS:
+    levels, beside = _coded(_middle(column))
+    if len(beside) < _FEW or not 2 <= len(levels) <= _LEVELS:
         return []
+    found = _runs(feature, beside)
+    codes = _coded(_spread(column))[1]
+    n, many = len(codes), codes.max() + 1
     first, second = (
-        np.bincount(part, minlength=len(levels)) for part in (codes[: n // 2], codes[n // 2 :])
+        np.bincount(part, minlength=many) for part in (codes[: n // 2], codes[n // 2 :])
     )
     enough = first + second >= 10
-    found = _runs(feature, codes)
     if enough.sum() > 1:
         test = chi_square(first[enough], second[enough])
         gap = float(np.abs(first / first.sum() - second / second.sum()).sum() / 2)
-        found.insert(0, _finding("halves", feature, test.p_value, gap, "between the halves"))
+        found.insert(0, _finding("halves", feature, test.p_value, gap))
     return found
+
+
+def _coded(column: Any) -> tuple[Any, npt.NDArray[np.int64]]:
+    texts = np.array([str(value)[:80] for value in column if not is_missing(value)])
+    return np.unique(texts, return_inverse=True)
 
 
 def _runs(feature: str, codes: npt.NDArray[np.int64]) -> list[Finding]:
     """Neighbours alike, against their mean and variance over all orders of the rows."""
     n = len(codes)
+    if n < _FEW:
+        return []
     counts = np.bincount(codes).astype(float)
     two = float((counts * (counts - 1)).sum())
     three = float((counts * (counts - 1) * (counts - 2)).sum())
@@ -219,24 +270,40 @@ def _runs(feature: str, codes: npt.NDArray[np.int64]) -> list[Finding]:
     variance = mean + 2.0 * sharing + (n - 2) * (n - 3) * apart - mean**2
     if variance <= 0.0:
         return []
-    p = _two_sided((alike - mean) / math.sqrt(variance))
+    p = _tails(alike, n - 1, pair, variance)
     effect = abs(alike - mean) / (n - 1)
-    return [_finding("runs", feature, p, effect, "of them beyond chance")]
+    return [_finding("runs", feature, p, effect)]
+
+
+def _tails(hits: float, of: int, share: float, variance: float) -> float:
+    """Two-sided p-value of a count by the binomial distribution that has its variance.
+
+    Rare levels come in twos (before and after), which makes the tails longer than those of the
+    normal distribution: so many fewer pairs are counted as independent.
+    """
+    from scipy.special import betainc
+
+    own = min(1.0, of * share * (1.0 - share) / variance)
+    hits, rest = hits * own, (of - hits) * own
+    upper = float(betainc(hits, rest + own, share)) if hits else 1.0
+    lower = float(betainc(rest, hits + own, 1.0 - share)) if rest else 1.0
+    return min(1.0, 2.0 * min(upper, lower))
 
 
 def _two_sided(z: float) -> float:
     return math.erfc(abs(z) / math.sqrt(2.0))
 
 
-def _finding(name: str, feature: str, p: float, effect: float, what: str) -> Finding:
-    told = f"{feature}: {_WORDS[name]} ({effect:.2g} {what}); order of the rows, not drift?"
+def _finding(name: str, feature: str, p: float, effect: float) -> Finding:
+    what = _WORDS[name].format(effect)
+    told = f"{feature:.80}: {what}; order of the rows, not drift?"
     return Finding(name=name, feature=feature, p_value=p, effect=effect, reason=told)
 
 
 _WORDS: Mapping[str, str] = {
-    "trend": "values change along the batch",
-    "halves": "the first and the second half differ",
-    "runs": "neighbours are alike, or take turns",
+    "trend": "values change along the batch (rank correlation {:.2g})",
+    "halves": "the first and the second half differ (in {:.2g} of the rows)",
+    "runs": "neighbours are alike, or take turns ({:.2g} of them beyond chance)",
 }
 
 
@@ -248,23 +315,36 @@ def repeats(reference: Any, feature_names: Sequence[str] | None = None) -> "Coun
     >>> repeats({"x": [1, 1, 2], "y": ["a", "a", "b"]})
     Counter({2: 1, 1: 1})
     """
-    return Counter(_rows(table_of(reference, feature_names).columns).values())
+    return Counter(_rows(table_of(reference, feature_names).columns)[0].values())
 
 
-def _rows(columns: Mapping[str, Any]) -> "Counter[tuple[str, ...]]":
+def _rows(columns: Mapping[str, Any]) -> "tuple[Counter[tuple[str, ...]], float]":
+    """Distinct rows with their counts, and which share of all rows they are."""
     kept: list[list[str]] = []
+    chosen, of = np.empty(0, dtype=np.int64), 0
     for raw in columns.values():
         column = column_of(raw, by_row=True)
         assert not isinstance(column, Counted)
-        part = column[:_MOST] if isinstance(column, list) else column[:_MOST].tolist()
+        if not kept:
+            of = len(column)
+            chosen = _some(of)
+        own = chosen[: chosen.searchsorted(len(column))]
+        part = [column[i] for i in own] if isinstance(column, list) else column[own].tolist()
         kept.append(["" if is_missing(value) else repr(value) for value in part])
-    return Counter(zip(*kept, strict=False))
+    return Counter(zip(*kept, strict=False)), len(chosen) / max(1, of)
+
+
+def _some(of: int) -> "npt.NDArray[np.int64]":
+    """Which rows are looked at; at random, since copies may come at any distance."""
+    if of <= _MOST:
+        return np.arange(of)
+    return np.sort(np.random.default_rng(0).choice(of, _MOST, replace=False))
 
 
 def _copies(columns: Mapping[str, Any], usual: "Counter[int]") -> list[Finding]:
     from scipy.special import gammainc, gammaln
 
-    counts = _rows(columns)
+    counts, looked = _rows(columns)
     n, rows = sum(times * rows for times, rows in usual.items()), counts.total()
     if not n or rows < 2:
         return []
@@ -281,9 +361,13 @@ def _copies(columns: Mapping[str, Any], usual: "Counter[int]") -> list[Finding]:
                 + gammaln(n - m + 1)
             )
         expected -= distinct * (1.0 - none)
-    seen, likely = rows - len(counts), max(expected, 0.0) * rows / m + 1.0
+    seen, likely = rows - len(counts), max(expected, 0.0) + 1.0
+    if rows > n:
+        # Two standard errors of what the reference has, too: they grow alike.
+        likely = (likely + 2.0 * math.sqrt(likely)) * (rows / n) ** 2
     top, times = counts.most_common(1)[0]
-    extra = max(0.0, (seen - likely) / rows)
+    # Of copies whose twin was looked at as well.
+    extra = min(max(0.0, (seen - likely) / rows) / looked, seen / rows / looked, 1.0)
     return [
         Finding(
             name="duplicates",

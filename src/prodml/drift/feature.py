@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from prodml.drift.categorical import pooled
-from prodml.drift.cells import Cells, steps
+from prodml.drift.categorical import frequent_first, pooled, side_by_side
+from prodml.drift.cells import Cells
 from prodml.drift.evidence import Evidence
 from prodml.drift.level import DriftLevel
-from prodml.drift.measures import jensen_shannon_of_shares, psi_of_shares
+from prodml.drift.measures import divergences, jensen_shannon_of_shares, psi_of_shares
 from prodml.drift.numeric import Counted
 from prodml.drift.overlap import cell_wasserstein
 from prodml.drift.reference import ReferenceColumn, Sample
@@ -23,8 +23,11 @@ __all__ = ["Details", "FeatureDrift", "Profile", "details_of", "verdict"]
 
 _BINS = 24
 _BARS = 12
+# A column of identifiers has no end of new ones.
+_NAMED = 100
 _WIDEST = 8e307
-_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Beside the quantiles that are told, where a picture begins and ends.
+_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.005, 0.995)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,8 @@ class FeatureDrift:
     reference_quantiles, current_quantiles
         At 5, 25, 50, 75 and 95 %; empty for categories.
     new_levels, vanished_levels
-        Levels of a category that only one of the samples has, the most frequent first.
+        Levels of a category that only one of the samples has, the most frequent first, at
+        most 100.
 
     Examples
     --------
@@ -258,18 +262,22 @@ def _of_numbers(reference: ReferenceColumn, old: Counted, new: Counted) -> dict[
     }
     if not old.size or not new.size:
         return facts
-    outer, inner = reference.cells, _picture(old, new)
-    upto = _cumulative(old, new, np.concatenate((outer, inner[1:-1])))
-    a, b = (steps(np.append(c[: len(outer)], c[-1])) for c in upto)
+    *before, first, last = old.quantiles(_SHARES)
+    *now, low, high = new.quantiles(_SHARES)
+    outer, inner = reference.cells.tolist(), _picture((first, last), (low, high))
+    upto = _cumulative(old, new, np.array(outer + inner[1:-1]))
+    sizes, cut = (old.size, new.size), len(outer)
+    a, b = (_steps(c[:cut], size) for c, size in zip(upto, sizes, strict=True))
+    psi, jensen_shannon = divergences(a, b)
     distance, error = _distance(old, new)
     return facts | {
-        "psi": psi_of_shares(a, b, unbiased=True),
-        "jensen_shannon": jensen_shannon_of_shares(a, b),
+        "psi": psi,
+        "jensen_shannon": jensen_shannon,
         "wasserstein": distance,
         "wasserstein_bound": error,
-        "reference_quantiles": tuple(old.quantile(share) for share in _SHARES),
-        "current_quantiles": tuple(new.quantile(share) for share in _SHARES),
-        "profile": _bins(inner, [c[len(outer) :] for c in upto]),
+        "reference_quantiles": tuple(before),
+        "current_quantiles": tuple(now),
+        "profile": _bins(inner, [c[cut:] for c in upto], sizes),
     }
 
 
@@ -281,16 +289,21 @@ def _distance(old: Counted, new: Counted) -> tuple[float, float]:
     return sorted_wasserstein(old.values, new.values), 0.0
 
 
-def _cumulative(old: Counted, new: Counted, edges: Any) -> list[Any]:
-    """Values of both at or below each edge, and all of them at last."""
+def _cumulative(old: Counted, new: Counted, edges: Any) -> list[list[int]]:
+    """Values of both at or below each edge."""
     if isinstance(old, Cells) and isinstance(new, Cells) and old.shift == new.shift:
         codes = old.codes_of(edges)
-        return [np.append(sample.upto(codes), sample.size) for sample in (old, new)]
-    return [np.append(sample.cumulative(edges), sample.size) for sample in (old, new)]
+        return [sample.upto(codes).tolist() for sample in (old, new)]
+    return [sample.cumulative(edges).tolist() for sample in (old, new)]
+
+
+def _steps(upto: list[int], size: int) -> list[int]:
+    """Values in each cell, of those at or below its upper edge; the last is open."""
+    return [b - a for a, b in pairwise((0, *upto, size))]
 
 
 def _of_levels(old: Levels, new: Levels) -> dict[str, Any]:
-    new = new.within(old)
+    old, new = side_by_side(old, new)
     facts: dict[str, Any] = {
         "new_levels": _only(new.counts, old.counts),
         "vanished_levels": _only(old.counts, new.counts),
@@ -306,31 +319,29 @@ def _of_levels(old: Levels, new: Levels) -> dict[str, Any]:
 
 
 def _only(counts: dict[Any, int], others: dict[Any, int]) -> tuple[Any, ...]:
-    return tuple(sorted((x for x in counts if x not in others), key=lambda x: -counts[x]))
+    return tuple(frequent_first((x for x in counts if x not in others), counts)[:_NAMED])
 
 
-def _picture(old: Counted, new: Counted) -> Any:
-    """Edges of the bins in which a picture is drawn."""
-    low, high = old.quantile(0.005), old.quantile(0.995)
+def _picture(old: tuple[float, float], new: tuple[float, float]) -> list[float]:
+    """Edges of the bins in which a picture is drawn of what lies between two quantiles."""
+    low, high = old
     room = 2.0 * (high - low) or max(1.0, abs(high))
     # One wild value must not squash the picture: at most twice the span on either side.
-    low, high = (
-        max(min(low, new.quantile(0.005)), low - room),
-        min(max(high, new.quantile(0.995)), high + room),
-    )
+    low, high = max(min(low, new[0]), low - room), min(max(high, new[1]), high + room)
     # The distance of two floats may be none itself.
-    return np.linspace(max(low, -_WIDEST), min(high, _WIDEST), _BINS + 1)
+    low, high = max(low, -_WIDEST), min(high, _WIDEST)
+    step = (high - low) / _BINS
+    return [*(low + i * step for i in range(_BINS)), high]
 
 
-def _bins(edges: Any, upto: list[Any]) -> Profile:
-    old, new = (steps(counts) / counts[-1] for counts in upto)
-    told = [f"{edge:.3g}" for edge in edges.tolist()]
-    return Profile(
-        labels=tuple(f"{a} to {b}" for a, b in pairwise(told)),
-        edges=tuple(edges.tolist()),
-        reference=tuple(old.tolist()),
-        current=tuple(new.tolist()),
+def _bins(edges: list[float], upto: list[list[int]], sizes: tuple[int, int]) -> Profile:
+    old, new = (
+        tuple([held / size for held in _steps(counts, size)])
+        for counts, size in zip(upto, sizes, strict=True)
     )
+    told = [f"{edge:.3g}" for edge in edges]
+    labels = tuple([f"{a} to {b}" for a, b in pairwise(told)])
+    return Profile(labels=labels, edges=tuple(edges), reference=old, current=new)
 
 
 def _bars(levels: list[Any], old: Any, new: Any) -> Profile:

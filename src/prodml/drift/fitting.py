@@ -9,6 +9,7 @@ import numpy as np
 from prodml.drift.blocks import design_effects
 from prodml.drift.cells import Cells
 from prodml.drift.layout import Layout
+from prodml.drift.reading import levels_in, of_one_sort
 from prodml.drift.sample import (
     KINDS,
     Kind,
@@ -17,13 +18,20 @@ from prodml.drift.sample import (
     cells_of,
     floats_of,
     kind_of,
-    levels_of,
     numbers_of,
 )
 from prodml.drift.table import Column, Counted, Picked, Table, column_of, table_of
 from prodml.errors import BadConfiguration
 
-__all__ = ["Plan", "check_kinds", "chosen", "fitted_sample", "table_like"]
+__all__ = [
+    "Plan",
+    "check_kinds",
+    "chosen",
+    "fitted_sample",
+    "names_of",
+    "table_like",
+    "unreadable",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +51,27 @@ class Plan:
                 raise BadConfiguration(f"layouts[{name!r}] must be a Layout, not {layout!r}")
 
 
+def names_of(feature_names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names of features, if any are given: several, and different."""
+    if feature_names is None:
+        return None
+    names = tuple(feature_names)
+    if isinstance(feature_names, str) or len(set(names)) < len(names):
+        raise BadConfiguration(f"feature_names must be different names, not {feature_names!r:.80}")
+    return names
+
+
+def unreadable(name: str, error: Exception) -> BadConfiguration:
+    """What to raise where a column is none."""
+    return BadConfiguration(f"column {name!r} cannot be read: {type(error).__name__}: {error}")
+
+
 def table_like(data: Any, names: Sequence[str] | None) -> Table:
     """``data`` as a table, or BadConfiguration."""
     try:
         return table_of(data, names)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        # Narwhals refuses two columns of one name by a ValueError.
         raise BadConfiguration(f"reference is no table: {error}") from error
 
 
@@ -77,6 +101,17 @@ def fitted_sample(
     name: str, raw: Any, plan: Plan, codes: Any
 ) -> tuple[Kind, Numbers | Cells | Levels, dict[str, float]]:
     """Kind, sample and design effects of one column."""
+    try:
+        return _fitted(name, raw, plan, codes)
+    except BadConfiguration:
+        raise
+    except Exception as error:
+        raise unreadable(name, error) from error
+
+
+def _fitted(
+    name: str, raw: Any, plan: Plan, codes: Any
+) -> tuple[Kind, Numbers | Cells | Levels, dict[str, float]]:
     column: Column = column_of(raw)
     kind = plan.kinds.get(name) or kind_of(column)
     if kind == "categorical" and name in plan.layouts:
@@ -84,7 +119,8 @@ def fitted_sample(
         kind = "numeric"
     design = {} if codes is None else design_effects(raw, kind, codes)
     if kind == "categorical":
-        return kind, levels_of(column), design
+        return kind, levels_in(column), design
+    column = of_one_sort(column)
     if plan.exact:
         return kind, numbers_of(column), design
     return kind, cells_of(column, plan.layouts.get(name) or _layout_of(column)), design

@@ -44,6 +44,7 @@ _REACH = 1000
 _MAX = float(np.finfo(np.float64).max)
 _FAR = 1e250
 _SIGN = np.uint64(1 << 63)
+_PLACES = np.arange(1, 32, dtype=np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,12 @@ class Layout:
         with np.errstate(over="ignore", under="ignore"):
             apart = np.asarray(values, dtype=np.float64) - self.centre
             single = (apart * (1.0 / self.scale)).astype(np.float32)
-        high = (single.view(np.uint32) >> np.uint32(16)).astype(np.int64)
-        cells = np.where(high < ZERO, high + ZERO, CELLS - 1 - high)
-        cells = np.where((cells == ZERO) & (apart > 0.0), ZERO + 1, cells)
-        cells = np.where(apart == 0.0, ZERO, cells)
-        return np.clip(cells, LOWEST, HIGHEST)
+        # Sign, exponent and seven bits: as whole numbers, negative ones fall with their size.
+        high = single.view(np.int32) >> 16
+        # Only the centre lies in its cell; what is merely very near goes to the next.
+        upper = np.maximum(high + ZERO, ZERO + (apart > 0.0))
+        cells = np.where(apart < 0.0, ~high, upper)
+        return np.minimum(np.maximum(cells, LOWEST), HIGHEST)
 
     def codes(self, values: npt.ArrayLike) -> Ints:
         """Cell and part of each finite value as one number, in the order of the values.
@@ -144,6 +146,8 @@ class Layout:
         """
         flat = np.asarray(values, dtype=np.float64)
         cells = self.cells(flat)
+        if not self.atoms:
+            return np.asarray(cells * PARTS + (flat == self.centre))
         first = np.searchsorted(self.point_cells, cells, "left")
         below = np.searchsorted(self.points, flat, "left")
         upto = np.searchsorted(self.points, flat, "right")
@@ -163,17 +167,19 @@ class Layout:
         >>> (layout.codes(edges) == codes).all(), (beyond > codes).all()
         (np.True_, np.True_)
         """
-        wanted = np.asarray(codes, dtype=np.int64)
+        flat = np.asarray(codes, dtype=np.int64)
+        wanted = flat.reshape(-1, 1)
         low = np.full(wanted.shape, _ordered(-math.inf))
         high = np.full(wanted.shape, _ordered(math.inf))
-        # Halving the distance in the order of all floats: 64 steps leave neighbours.
-        for _ in range(64):
-            middle = low + ((high - low) >> np.uint64(1))
-            values = _floats(middle)
+        # A 32nd of the distance at a time, in the order of all floats, until neighbours are left.
+        while (high - low > 1).any():
+            width = (high - low + np.uint64(31)) >> np.uint64(5)
+            values = _floats(np.minimum(low + width * _PLACES, high))
             inside = np.isfinite(values)
             fits = np.where(inside, self.codes(np.where(inside, values, 0.0)) <= wanted, values < 0)
-            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
-        return _floats(low)
+            low = low + width * fits.sum(axis=1, keepdims=True).astype(np.uint64)
+            high = np.minimum(low + width, high)
+        return _floats(low).reshape(flat.shape)
 
     def spans(self, codes: Ints, shift: int = 0) -> tuple[Floats, Floats]:
         """About where the values of each code lie: from, to.
@@ -185,13 +191,13 @@ class Layout:
         >>> low.tolist(), high.tolist()
         ([1.0, -1.0078125], [1.0078125, -1.0])
         """
-        cell, part = codes >> BITS, codes & (PARTS - 1)
-        low, high = self._edge(cell << shift), self._edge((cell + 1) << shift)
+        cell = codes >> BITS
+        low, high = self._edge(cell << shift, 0), self._edge(cell << shift, 1 << shift)
         owners = self.point_cells >> shift
-        owned = np.flatnonzero(np.isin(cell, owners) if len(owners) > 1 else cell == owners)
+        owned = (np.isin(cell, owners) if len(owners) > 1 else cell == owners).nonzero()[0]
         if len(owned):
             low[owned], high[owned] = self._divided(
-                cell[owned], part[owned], shift, low[owned], high[owned]
+                cell[owned], codes[owned] & (PARTS - 1), shift, low[owned], high[owned]
             )
         return low, high
 
@@ -208,14 +214,16 @@ class Layout:
         high = np.where(divided, points[after.clip(0, len(own) - 1)], high)
         return low, np.where(part & 1 == 1, low, high)
 
-    def _edge(self, cells: Ints) -> Floats:
-        """Where a cell begins, up to the rounding of single precision."""
-        with np.errstate(over="ignore"):
-            edges = _unit_edges()[np.minimum(cells, CELLS)] * self.scale
+    def _edge(self, cells: Ints, after: int) -> Floats:
+        """Where the cell so many after each begins, up to the rounding of single precision."""
+        edges = _unit_edges()[after:].take(cells, mode="clip")
+        if self.scale < _FAR and abs(self.centre) < _FAR:
+            edges *= self.scale
             edges += self.centre
+            return edges
         # Only far away can the last cells end beyond all floats.
-        near = self.scale < _FAR and abs(self.centre) < _FAR
-        return edges if near else np.clip(edges, -_MAX, _MAX, out=edges)
+        with np.errstate(over="ignore"):
+            return np.clip(edges * self.scale + self.centre, -_MAX, _MAX)
 
 
 @lru_cache(maxsize=1)

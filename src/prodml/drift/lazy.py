@@ -16,14 +16,16 @@ import numpy as np
 
 from prodml.drift.cells import Cells
 from prodml.drift.engines import engine_of
+from prodml.drift.layout import Layout
 from prodml.drift.parts import columns_of, is_lazy, parts_of
-from prodml.drift.reference import Reference, ReferenceColumn, Sample
-from prodml.drift.sample import MOST_LEVELS, Levels, Numbers, cells_of, levels_of
+from prodml.drift.reading import levels_in
+from prodml.drift.reference import Reference, ReferenceColumn, Sample, updated
+from prodml.drift.sample import MOST_LEVELS, Levels, Numbers, cells_of
 from prodml.drift.table import Counted, Table, table_of
 from prodml.errors import BadConfiguration
 from prodml.types import is_missing
 
-__all__ = ["EDGES", "Unread", "batch_of", "counted"]
+__all__ = ["EDGES", "AtEdges", "Unread", "batch_of", "counted", "counted_at"]
 
 EDGES: int = 100
 """Edges a column: distances are then at most about 1 % of the rows off, and say so."""
@@ -171,10 +173,26 @@ def _in_parts(data: Any, like: Reference) -> Reference:
 
 
 def _of_parts(data: Any, reference: Reference) -> dict[str, Any]:
-    found: dict[str, Any] = dict.fromkeys(columns_of(data))
+    names = columns_of(data)
+    found: dict[str, Any] = dict.fromkeys(names)
+    if len(found) < len(names):
+        raise TypeError(f"two columns of one name: {', '.join(names):.80}")
     present = {name: column for name, column in reference.columns.items() if name in found}
-    state = _in_parts(data, Reference(present).counted())
-    return found | {name: column.sample for name, column in state.columns.items()}
+    state: dict[str, Any] = dict(Reference.empty(Reference(present).counted()).columns)
+    for part in parts_of(data, list(present)) or ():
+        raw = table_of(part).columns
+        state = {name: _more(column, raw[name]) for name, column in state.items()}
+    return found | {name: getattr(column, "sample", column) for name, column in state.items()}
+
+
+def _more(column: "ReferenceColumn | Unread", raw: Any) -> "ReferenceColumn | Unread":
+    if isinstance(column, Unread):
+        return column
+    try:
+        return updated(column, raw)
+    except BadConfiguration as error:
+        # One column that cannot be read must not cost the others.
+        return Unread(error)
 
 
 def _counted_alike(reference: Reference, raw: Mapping[str, Any]) -> Reference:
@@ -381,7 +399,7 @@ class _Levels(_Question):
 def _as_expected(column: ReferenceColumn, found: Counted) -> Sample:
     if isinstance(column.sample, Cells):
         return cells_of(found, column.sample.layout)
-    return levels_of(found)
+    return levels_in(found)
 
 
 def _asked(index: int, column: ReferenceColumn, dtype: Any, edges: int) -> _Question:
@@ -408,3 +426,92 @@ def _edges(sample: Cells, count: int) -> Any:
     # The reference was counted at edges itself: nothing is known between them.
     edges = sample.layout.upper(sample.marks)
     return edges[np.isfinite(edges)]
+
+
+@dataclass(frozen=True, slots=True)
+class AtEdges:
+    """A column of numbers of which is known how many are at or below some edges, exactly.
+
+    Examples
+    --------
+    >>> sample = AtEdges(np.array([0.0, 1.0]), np.array([2, 5]), rows=9, missing=1, infinite=1)
+    >>> sample.size, sample.cumulative([1.0]).tolist()
+    (7, [5])
+    """
+
+    edges: Any
+    upto: Any
+    rows: int
+    missing: int = 0
+    infinite: int = 0
+    invalid: int = 0
+
+    @property
+    def size(self) -> int:
+        """Rows that hold a finite number."""
+        return self.rows - self.missing - self.infinite - self.invalid
+
+    def cumulative(self, edges: Any) -> Any:
+        """Finite values at or below each of some of the edges."""
+        return self.upto[np.searchsorted(self.edges, edges)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Exactly(_Numbers):
+    """Numbers at edges that need be no ends of cells."""
+
+    def settle(self, frame: Any, answer: Answer) -> Any:  # noqa: ARG002
+        rows, missing = self.rows_and_missing(answer)
+        fractions = self.dtype.is_float()
+        above, below = (
+            self.number(answer, name) if fractions else 0 for name in ("above", "below")
+        )
+        upto = [self.number(answer, f"e{i}") - below for i in range(len(self.edges))]
+        return AtEdges(
+            self.edges, np.array(upto, dtype=np.int64), rows, missing, infinite=above + below
+        )
+
+
+def counted_at(
+    data: Any, reference: Reference, edges: Mapping[str, Any]
+) -> "dict[str, Sample | AtEdges | Unread | None]":
+    """Features of a lazy frame, counted where it lies, numbers at ``edges`` of one's own.
+
+    Returns
+    -------
+    dict
+        By name, for the features that the frame has.  None is a column for which no engine
+        can be asked in sums of comparisons (times, decimals): read it in parts.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> reference = Reference.fit({"x": [1.0, 2.0]})
+    >>> found = counted_at(pl.LazyFrame({"x": [1.5, None]}), reference, {"x": np.array([1.0, 2.0])})
+    >>> found["x"].upto.tolist(), found["x"].missing
+    ([0, 1], 1)
+    """
+    import narwhals as nw
+
+    frame: Any = nw.from_native(data)
+    schema = frame.collect_schema()
+    found: dict[str, Any] = {name: None for name in schema.names() if name in reference.columns}
+    asked = [
+        question
+        for i, name in enumerate(found)
+        if (question := _asked_at(i, reference.columns[name], schema[name], edges.get(name)))
+    ]
+    answer = _answers(frame, asked)
+    return found | {one.column.name: _settled(one, frame, answer) for one in asked}
+
+
+def _asked_at(index: int, column: ReferenceColumn, dtype: Any, edges: Any) -> "_Question | None":
+    import narwhals as nw
+
+    numbers = dtype.is_integer() or dtype.is_float() or dtype == nw.Boolean
+    if edges is not None and numbers:
+        return _Exactly(index, column, dtype, edges)
+    if edges is not None and dtype in (nw.String, nw.Categorical, nw.Enum):
+        return _Strange(index, replace(column, sample=Cells(layout=Layout())), dtype)
+    question = _asked(index, column, dtype, EDGES) if column.kind == "categorical" else None
+    return question if isinstance(question, _Levels) else None

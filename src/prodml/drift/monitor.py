@@ -2,38 +2,38 @@
 
 import hashlib
 import json
-import logging
 import math
+import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Self, cast, final
 
-import numpy as np
-
 from prodml.clock import SYSTEM_CLOCK, Clock
-from prodml.drift.baseline import Baseline, baseline, codes_of, taken
+from prodml.drift.arrival import Arrival, Counts, arrived, in_order, lies_here, of_rows
+from prodml.drift.baseline import Baseline, baseline
 from prodml.drift.budget import FalseAlarms, seconds_of
 from prodml.drift.calibration import Calibration, calibrate
-from prodml.drift.exchangeability import Finding, exchangeability, repeats
+from prodml.drift.exchangeability import Finding, noted, repeats
+from prodml.drift.keeping import Keeper
 from prodml.drift.level import DriftLevel
-from prodml.drift.monitored import MonitoredFeature, MonitorReport
-from prodml.drift.reference import Reference
+from prodml.drift.monitored import MonitoredFeature, MonitorReport, profile_of
 from prodml.drift.sample import Kind
 from prodml.drift.sequential import Grains, Ledger, Rules, Standing, Watched, standing
-from prodml.drift.table import Table, table_of
+from prodml.drift.table import Picked, table_of
 from prodml.errors import BadConfiguration, CorruptRecord
 from prodml.events import EVENTS, DriftCleared, DriftDetected, Stream
-from prodml.stores import Store, open_store
-from prodml.types import MISS
+from prodml.stores import open_store
 
 __all__ = ["DriftMonitor"]
 
-_LOG = logging.getLogger("prodml.drift")
 _FIXED = "the evidence so far rests on it: build another monitor"
 _FORMAT = 1
 # Rows given one by one wait until there are so many, or until a check.
 _TOGETHER = 256
+# So many of the latest states that were merged are known again.
+_REMEMBERED = 1024
 
 
 @final
@@ -81,7 +81,8 @@ class DriftMonitor:
         Whether the rows of each batch are looked at for order and copies, see
         :func:`exchangeability`.
     store
-        URL or store in which the evidence survives a restart, under ``name``.
+        URL or store in which the evidence survives a restart, under ``name``: one monitor a
+        name.  Later failures are logged, and a check waits a second for it at most.
     name
         Names the monitor in facts, reports and the store.
     clock, events
@@ -92,17 +93,20 @@ class DriftMonitor:
     BadConfiguration
         A setting makes no sense, the reference cannot be fitted, or the store holds the
         evidence of another reference.
+    CorruptRecord, StoreUnavailable
+        The store holds no evidence that can be read, or does not answer: to begin anew would
+        write over what is there.
 
     Notes
     -----
-    Safe for any number of threads.  States :class:`~prodml.events.DriftDetected` when a
-    feature drifts that did not before and :class:`~prodml.events.DriftCleared` when none
-    does any more; an alarm ends when the effect of late is below three quarters of the
-    floor, and the evidence of that feature then begins anew.  The promise is exact where
-    values have no ties, and measured to hold with ties and levels; with ``blocks`` it rests
-    on design effects, which are estimates.  It counts references too: once in twenty, at
-    5 %, a reference is unlucky.  How it works is told in *Evidence that may be looked at
-    any time* of the docs.
+    Safe for any number of threads; ``add`` never waits for a verdict.  States
+    :class:`~prodml.events.DriftDetected` when a feature drifts that did not before and
+    :class:`~prodml.events.DriftCleared` when none does any more; an alarm ends when the effect
+    of late is below three quarters of the floor, and the evidence of that feature then begins
+    anew.  The promise is exact where values have no ties, and measured to hold with ties and
+    levels; with ``blocks`` it rests on design effects, which are estimates.  It counts
+    references too: once in twenty, at 5 %, a reference is unlucky.  How it works is told in
+    *Evidence that may be looked at any time* of the docs.
 
     Examples
     --------
@@ -142,27 +146,38 @@ class DriftMonitor:
     _base: Baseline = field(init=False, repr=False)
     _budget: FalseAlarms = field(init=False, repr=False)
     _grains: Grains = field(init=False, repr=False)
+    _mark: str = field(init=False, repr=False)
     _usual: Any = field(default=None, init=False, repr=False)
-    _kept: Store | None = field(default=None, init=False, repr=False)
+    _keeper: Keeper | None = field(default=None, init=False, repr=False)
     _ledgers: dict[str, tuple[Ledger, ...]] = field(init=False, repr=False)
     _drifting: frozenset[str] = field(default=frozenset(), init=False, repr=False)
+    _gone: dict[str, str] = field(init=False, repr=False)
+    _unread: dict[str, str] = field(init=False, repr=False)
     _waiting: dict[tuple[int, int], tuple[float, list[Any]]] = field(init=False, repr=False)
+    _held: int = field(default=0, init=False, repr=False)
+    # Names these counts, so that they are not added twice anywhere.
+    _id: str = field(init=False, repr=False)
+    _merged: tuple[str, ...] = field(init=False, repr=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
-    _saving: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    # One verdict at a time; always taken before the other.
+    _judging: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._budget = FalseAlarms.read(self.false_alarms)
-        self._grains = _grains(self._budget, self.every)
+        self._grains = Grains.over(self._budget.seconds, seconds_of(self.every, "every"))
         _check(self)
+        self._rules(1)
         self._base = self._fitted()
         self.feature_names, self.categorical = self._base.names, tuple(self.categorical)
         # The raw data may be large: what is kept is what was fitted.
         self.reference = self._base
         self.blocks = self.seasonal = None
+        self._mark = _mark_of(self._grains, self._base)
         self._empty()
         if self.store is not None:
-            self._kept = open_store(self.store)
-            self._recall(self._kept.get(self._key))
+            store = open_store(self.store)
+            self._keeper = Keeper(store=store, key=self._key, state=self._state)
+            self._recall(store.get(self._key))
 
     def _fitted(self) -> Baseline:
         if isinstance(self.reference, Baseline):
@@ -189,7 +204,9 @@ class DriftMonitor:
             design=None if self.calibration is None else self.calibration.design,
             min_rows=self.min_rows,
         )
-        if self.order and not isinstance(self.reference, Reference):
+        if self.calibration is not None:
+            self.calibration.covers(base.names)
+        if self.order and lies_here(self.reference):
             columns = table_of(self.reference, self.feature_names).columns
             self._usual = repeats({name: columns[name] for name in base.names})
         return base
@@ -205,10 +222,15 @@ class DriftMonitor:
         ----------
         batch
             A table in any of the forms of ``reference``; None judges what :meth:`add` brought.
+            Lazy frames (polars, DuckDB, ...) are counted where they lie, and what comes in
+            parts (readers and datasets of pyarrow, a path of Parquet) part by part; the
+            order of their rows is not looked at.  Frames of Spark and Dask, and a
+            :class:`Reference` that was counted elsewhere, need a monitor on a counted one.
         season
             Label of the batch, or one a row, for a monitor with ``seasonal``.
         at
             When the rows came, seconds since the epoch; None is now.  To replay a history.
+            Rows may come late, and in any order.
 
         Returns
         -------
@@ -220,7 +242,8 @@ class DriftMonitor:
         TypeError
             ``batch`` is no table at all; nothing was added.
         BadConfiguration
-            A season that the reference does not have; nothing was added.
+            A season that the reference does not have, or an ``at`` that is no time; nothing
+            was added.
 
         Examples
         --------
@@ -228,33 +251,38 @@ class DriftMonitor:
         >>> print(monitor.check({"y": [1.0]})["x"].reason)
         the column is gone
         """
-        now = self.clock.time() if at is None else at
-        table = Table() if batch is None else _held(table_of(batch, self._base.names))
-        portions = _portions(self._base, table, season)
-        findings = self._findings(batch, table)
-        troubles = {} if batch is None else _troubles(self._base, table)
-        counts = [
-            (at_season, _counted(self._base, columns, troubles)) for at_season, columns in portions
-        ]
+        now = self.clock.time() if at is None else _time(at)
+        came = Arrival() if batch is None else arrived(self._base, batch, season)
+        findings = () if batch is None else self._findings(came)
+        with self._judging:
+            with self._lock:
+                self._flush()
+                if not self._add(now, came.counts, sure=at is None):
+                    findings = (*findings, _finding("late", _LATE))
+                seen = self._seen(came)
+            # Rows go on coming in while this is weighed.
+            report = self._report(now, came, findings, seen)
+            before = seen.drifting
+            after = frozenset(report.drifted) | (before & frozenset(report.inconclusive))
+            self._settle(before, after)
+        # The alarm before the store: neither a store that stalls nor a crash costs it.
+        self._announce(report, before, after)
+        self._save()
+        return report
+
+    def _settle(self, before: frozenset[str], after: frozenset[str]) -> None:
         with self._lock:
-            self._flush()
-            for _, counted in counts:
-                self._add(now, counted)
-            report = self._report(now, table, findings, troubles)
-            before, after = self._drifting, self._next(report)
             self._drifting = after
             # What is over is over: evidence of it must not raise another alarm.
             for name in before - after:
                 self._ledgers[name] = self._base.features[name].ledgers(self._grains)
-        self._save()
-        self._announce(report, before, after)
-        return report
 
     def add(self, row: Any, *, season: Any = None) -> None:
         """Take in one row: a mapping, or values in the order of the features.
 
         Never raises for what a row holds: what is no row counts as one with every value
-        missing.
+        missing.  The values are copied, so that a row may be used again; a few hundred rows
+        wait at most, whether or not anybody checks.
 
         Raises
         ------
@@ -270,22 +298,26 @@ class DriftMonitor:
         'missing 0 % -> 100 %'
         """
         at, now = self._base.season(season), self.clock.time()
-        key = (self._grains.at(now, 0), at)
+        key, values = (self._grains.at(now, 0), at), in_order(row, self._base.names)
         with self._lock:
-            _, rows = self._waiting.setdefault(key, (now, []))
-            rows.append(row)
-            if len(rows) >= _TOGETHER:
+            self._waiting.setdefault(key, (now, []))[1].append(values)
+            self._held += 1
+            if self._held >= _TOGETHER:
                 self._flush()
 
     def merge(self, state: Mapping[str, Any]) -> None:
-        """Add the counts of a replica: its :meth:`to_dict`, or better its :meth:`drain`.
+        """Add the counts of a replica: what its :meth:`drain` gave.
 
         Whole numbers are added, so the order of replicas does not matter, to the last bit.
+        No row counts twice: states carry a name, and one that was merged before (of the
+        last 1024), here or in one of those merged here, is refused.  So is a second
+        :meth:`to_dict` of a replica that goes on, which would hold the rows of the first.
 
         Raises
         ------
         BadConfiguration
-            The replica has another reference or other settings; nothing was added.
+            The replica has another reference or other settings, or its rows are counted
+            here already; nothing was added.
         CorruptRecord
             The state cannot be read; nothing was added.
 
@@ -299,15 +331,23 @@ class DriftMonitor:
         >>> leader.check().drifted, replica.check().drifted
         (('x',), ())
         """
-        read = self._read(state)
+        kept = self._read(state)
         with self._lock:
-            for name, ledgers in read.items():
+            known = {self._id, *self._merged} & {kept.id, *kept.merged}
+            if known:
+                raise BadConfiguration(
+                    f"monitor {self.name!r} has counted these rows already (state "
+                    f"{min(known)}): merge each drain() of a replica once"
+                )
+            for name, ledgers in kept.ledgers.items():
                 for mine, its in zip(self._ledgers[name], ledgers, strict=True):
                     mine.merge(its)
+            self._merged = (*self._merged, *kept.merged, kept.id)[-_REMEMBERED:]
+        self._save()
 
     def drain(self) -> dict[str, Any]:
         """The counts so far, for :meth:`merge` elsewhere; this monitor begins anew."""
-        with self._lock:
+        with self._judging, self._lock:
             state = self.to_dict()
             self._empty()
         self._save()
@@ -315,7 +355,7 @@ class DriftMonitor:
 
     def reset(self) -> None:
         """Forget all evidence, and any alarm, without a word."""
-        with self._lock:
+        with self._judging, self._lock:
             self._empty()
         self._save()
 
@@ -333,15 +373,17 @@ class DriftMonitor:
         """
         with self._lock:
             self._flush()
-            return {
+            ledgers = self._copied()
+            state = {
                 "format": _FORMAT,
+                "id": self._id,
+                "merged": list(self._merged),
                 "reference": self._mark,
+                "gone": dict(self._gone),
                 "drifting": sorted(self._drifting),
-                "features": {
-                    name: [ledger.to_list() for ledger in ledgers]
-                    for name, ledgers in self._ledgers.items()
-                },
             }
+        plain = {name: [one.to_list() for one in tracks] for name, tracks in ledgers.items()}
+        return {**state, "features": plain}
 
     def restore(self, state: Mapping[str, Any]) -> Self:
         """Go on from what :meth:`to_dict` gave, instead of what has come so far.
@@ -353,39 +395,40 @@ class DriftMonitor:
         CorruptRecord
             The state cannot be read; nothing changed.
         """
-        read = self._read(state)
-        with self._lock:
-            self._empty()
-            self._ledgers = read
-            self._drifting = frozenset(state.get("drifting", ())) & set(self._base.names)
+        self._take(self._read(state))
+        self._save()
         return self
 
-    def _read(self, state: Mapping[str, Any]) -> dict[str, tuple[Ledger, ...]]:
-        if state.get("format") != _FORMAT:
-            raise CorruptRecord(self._key, f"format {state.get('format')!r}, not {_FORMAT}")
+    def _take(self, kept: "_Kept") -> None:
+        with self._judging, self._lock:
+            self._empty()
+            self._ledgers, self._drifting, self._gone = kept.ledgers, kept.drifting, kept.gone
+            self._id, self._merged = kept.id, kept.merged
+
+    def _read(self, state: Any) -> "_Kept":
+        """A state, or the reason why it cannot be read here; nothing changes."""
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+            raise CorruptRecord(self._key, f"no state of a monitor in format {_FORMAT}")
         if state.get("reference") != self._mark:
             raise BadConfiguration(
                 f"the state of monitor {self.name!r} belongs to another reference or other "
                 f"settings: give the monitor another name, or delete the state"
             )
-        read = {name: one.ledgers(self._grains) for name, one in self._base.features.items()}
+        ledgers = {name: one.ledgers(self._grains) for name, one in self._base.features.items()}
+        plain = cast("dict[str, Any]", state)
         try:
-            for name, ledgers in read.items():
-                for ledger, plain in zip(ledgers, state["features"][name], strict=True):
-                    ledger.load(plain)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            for name, own in ledgers.items():
+                for ledger, counts in zip(own, plain["features"][name], strict=True):
+                    ledger.load(counts)
+            return _Kept(
+                ledgers,
+                frozenset(map(str, plain["drifting"])) & ledgers.keys(),
+                {name: str(why) for name, why in plain.get("gone", {}).items() if name in ledgers},
+                str(plain.get("id") or secrets.token_hex(8)),
+                tuple(map(str, plain.get("merged", ()))),
+            )
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise CorruptRecord(self._key, repr(error)) from error
-        return read
-
-    @property
-    def _mark(self) -> str:
-        """What two monitors must share for their counts to add up."""
-        told = hashlib.sha256(f"{self._grains}".encode())
-        for name, one in self._base.features.items():
-            for track in one.tracks:
-                told.update(f"{name}{track.name}{track.labels}".encode())
-                told.update(track.cuts.tobytes() + track.shares.tobytes())
-        return told.hexdigest()[:32]
 
     @property
     def _key(self) -> str:
@@ -398,46 +441,58 @@ class DriftMonitor:
             state = json.loads(kept)
         except ValueError as error:
             raise CorruptRecord(self._key, repr(error)) from error
-        self.restore(state)
+        self._take(self._read(state))
+
+    def _state(self) -> bytes:
+        return json.dumps(self.to_dict()).encode()
 
     def _save(self) -> None:
-        if self._kept is None:
-            return
-        # One at a time, so that an older state never lands on a newer one.
-        with self._saving:
-            state = json.dumps(self.to_dict()).encode()
-            try:
-                self._kept.set(self._key, state)
-            except Exception:
-                _LOG.exception("monitor %s could not keep its state", self.name)
+        if self._keeper is not None:
+            self._keeper.save()
 
     # -- inside: under the lock ---------------------------------------------------------------
 
     def _empty(self) -> None:
         self._ledgers = {n: one.ledgers(self._grains) for n, one in self._base.features.items()}
-        self._waiting, self._drifting = {}, frozenset()
+        self._waiting, self._held, self._drifting = {}, 0, frozenset()
+        self._gone, self._unread = {}, {}
+        self._id, self._merged = secrets.token_hex(8), ()
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        names = self._base.names
-        for (_, at), (time, rows) in waiting.items():
-            plain = [_row(row, names) for row in rows]
-            columns = {name: [row.get(name, MISS) for row in plain] for name in names}
-            portion = _Portion(at, columns)
-            self._add(time, _counted(self._base, portion, {}))
+        waiting, self._waiting, self._held = self._waiting, {}, 0
+        for (_, season), (time, rows) in waiting.items():
+            came = of_rows(self._base, rows, season)
+            self._add(time, came.counts, sure=True)
+            self._gone, self._unread = {}, {**self._unread, **came.unread}
 
-    def _add(self, time: float, counted: "Mapping[str, list[Any]]") -> None:
-        for name, counts in counted.items():
-            for ledger, one in zip(self._ledgers[name], counts, strict=True):
-                if one.any():
-                    ledger.add(time, one)
+    def _add(self, time: float, counts: Sequence[Counts], *, sure: bool) -> bool:
+        """Count; ``sure`` is a time of the clock itself.  Whether anything was young enough."""
+        kept = [
+            ledger.add(time, one, sure=sure)
+            for part in counts
+            for name, tracks in part.items()
+            for ledger, one in zip(self._ledgers[name], tracks, strict=True)
+            if one.any()
+        ]
+        return any(kept) or not kept
+
+    def _copied(self) -> dict[str, tuple[Ledger, ...]]:
+        return {name: tuple(one.copy() for one in own) for name, own in self._ledgers.items()}
+
+    def _seen(self, came: Arrival) -> "_Seen":
+        if came.rows:
+            self._gone = dict(came.gone)
+        unread, self._unread = {**self._unread, **came.unread}, {}
+        return _Seen(self._copied(), self._drifting, self._gone, unread)
+
+    # -- inside: outside the lock -------------------------------------------------------------
 
     def _report(
-        self, at: float, table: Table, findings: tuple[Finding, ...], troubles: Mapping[str, str]
+        self, at: float, came: Arrival, findings: tuple[Finding, ...], seen: "_Seen"
     ) -> MonitorReport:
+        rules = self._rules(len(self._base.features))
         features = {
-            name: self._verdict(one, troubles.get(name, ""))
-            for name, one in self._base.features.items()
+            name: self._verdict(one, rules, seen) for name, one in self._base.features.items()
         }
         return MonitorReport(
             features,
@@ -445,59 +500,47 @@ class DriftMonitor:
             at=at,
             source=self.name,
             findings=findings,
-            new_columns=tuple(name for name in table.columns if name not in features),
+            new_columns=tuple(name for name in came.columns if name not in features),
         )
 
-    def _verdict(self, one: Watched, trouble: str) -> MonitoredFeature:
-        rules = Rules(
+    def _rules(self, features: int) -> Rules:
+        return Rules(
             alpha=self._budget.alpha,
-            features=len(self._base.features),
+            features=features,
             min_effect=self.min_effect,
             min_new=self.min_new_levels,
             min_rows=self.min_rows,
             recent_rows=self.recent_rows,
         )
-        drifting = one.name in self._drifting
-        pairs = zip(one.tracks, self._ledgers[one.name], strict=True)
-        found = [standing(track, ledger, rules, drifting=drifting) for track, ledger in pairs]
-        return _verdict(one, [s for s in found if s is not None], trouble, self.min_rows)
 
-    def _next(self, report: MonitorReport) -> frozenset[str]:
-        return frozenset(report.drifted) | (self._drifting & frozenset(report.inconclusive))
+    def _verdict(self, one: Watched, rules: Rules, seen: "_Seen") -> MonitoredFeature:
+        name = one.name
+        pairs = zip(one.tracks, seen.ledgers[name], strict=True)
+        found = [standing(*pair, rules, drifting=name in seen.drifting) for pair in pairs]
+        told = [s for s in found if s is not None]
+        if name in seen.gone:
+            return _plain(one, told, DriftLevel.DRIFT, seen.gone[name], effect=1.0)
+        return _verdict(one, told, seen.unread.get(name, ""), self.min_rows)
 
-    # -- inside: outside the lock -------------------------------------------------------------
-
-    def _findings(self, batch: Any, table: Table) -> tuple[Finding, ...]:
-        if batch is None:
-            return ()
-        if not table.columns and not table.misfit:
-            return (
-                Finding(
-                    name="empty",
-                    feature="",
-                    p_value=0.0,
-                    effect=1.0,
-                    reason="the batch has no rows",
-                ),
-            )
-        if not self.order:
+    def _findings(self, came: Arrival) -> tuple[Finding, ...]:
+        if not came.rows:
+            return (_finding("empty", "the batch has no rows"),)
+        if not self.order or came.table is None:
             return ()
         try:
-            known = {
-                name: raw for name, raw in table.columns.items() if name in self._base.features
-            }
-            usual = self._usual if len(known) == len(self._base.features) else None
-            return exchangeability({n: known[n] for n in self._base.names if n in known}, usual)
+            names = [name for name in self._base.names if name in came.table]
+            usual = self._usual if len(names) == len(self._base.names) else None
+            return noted(Picked(came.table, names), usual)
         except Exception as error:
             # A note on the batch must not cost its verdict.
             told = f"order and copies cannot be told: {type(error).__name__}: {error}"
-            return (Finding(name="malformed", feature="", p_value=0.0, effect=0.0, reason=told),)
+            return (_finding("malformed", told),)
 
     def _announce(
         self, report: MonitorReport, before: frozenset[str], after: frozenset[str]
     ) -> None:
         if frozenset(report.drifted) - before:
-            told = "; ".join(f"{name}: {report[name].reason}" for name in report.drifted[:3])
+            told = "; ".join(f"{name:.80}: {report[name].reason}" for name in report.drifted[:3])
             self.events.emit(
                 DriftDetected(
                     at=report.at,
@@ -513,77 +556,63 @@ class DriftMonitor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Portion:
-    """Rows of one season."""
+class _Seen:
+    """What a verdict is given on: nothing of it changes any more."""
 
-    season: int
-    columns: Mapping[str, Any]
-
-
-def _held(table: Table) -> Table:
-    """Columns that can be read only once, as lists."""
-    once = {n: list(raw) for n, raw in table.columns.items() if hasattr(raw, "__next__")}
-    return Table({**table.columns, **once}, table.misfit)
+    ledgers: Mapping[str, tuple[Ledger, ...]]
+    drifting: frozenset[str]
+    gone: Mapping[str, str]
+    unread: Mapping[str, str]
 
 
-def _portions(base: Baseline, table: Table, season: Any) -> list[tuple[int, _Portion]]:
-    if not table.columns:
-        return []
-    if not isinstance(season, list | tuple | np.ndarray):
-        at = base.season(season)
-        return [(at, _Portion(at, table.columns))]
-    labels, codes = codes_of(season)
-    found: list[tuple[int, _Portion]] = []
-    for code, label in enumerate(labels):
-        at, rows = base.season(label), np.nonzero(codes == code)[0]
-        known = {name: raw for name, raw in table.columns.items() if name in base.features}
-        columns = {name: taken(raw, rows, len(codes)) for name, raw in known.items()}
-        found.append((at, _Portion(at, columns)))
-    return found
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A state that was read."""
+
+    ledgers: dict[str, tuple[Ledger, ...]]
+    drifting: frozenset[str]
+    gone: dict[str, str]
+    id: str
+    merged: tuple[str, ...]
 
 
-def _troubles(base: Baseline, table: Table) -> dict[str, str]:
-    """Features that cannot be counted, and why."""
-    if not table.columns and not table.misfit:
-        return {}
-    why = f"the batch has {table.misfit}" if table.misfit else "the column is gone"
-    return {name: why for name in base.names if name not in table.columns}
+_LATE = "the rows are dated so long before the newest that they count no more"
 
 
-def _counted(base: Baseline, portion: _Portion, troubles: dict[str, str]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
+def _finding(name: str, reason: str) -> Finding:
+    return Finding(name=name, feature="", p_value=0.0, effect=0.0, reason=reason)
+
+
+def _mark_of(grains: Grains, base: Baseline) -> str:
+    """What two monitors must share for their counts to add up."""
+    told = hashlib.sha256(f"{grains}".encode())
     for name, one in base.features.items():
-        if name not in portion.columns:
-            continue
-        try:
-            sample = base.columns[name].read(portion.columns[name])
-            found[name] = one.count(sample, portion.season)
-        except Exception as error:
-            # One column that no one can read must not cost the verdict on the others.
-            troubles[name] = f"cannot be read: {type(error).__name__}: {error}"
-    return found
+        for track in one.tracks:
+            told.update(f"{name}{track.name}{track.labels}".encode("utf-8", "backslashreplace"))
+            told.update(track.cuts.tobytes() + track.shares.tobytes())
+    return told.hexdigest()[:32]
 
 
-def _row(row: Any, names: Sequence[str]) -> Mapping[str, Any]:
-    if isinstance(row, Mapping):
-        return cast("Mapping[str, Any]", row)
-    if isinstance(row, list | tuple | np.ndarray) and len(row) == len(names):
-        return dict(zip(names, row, strict=True))
-    return {}
+def _time(at: Any) -> float:
+    try:
+        found = float(at) if isinstance(at, Real | int) and not isinstance(at, bool) else math.nan
+    except OverflowError:
+        found = math.inf
+    if math.isfinite(found):
+        return found
+    raise BadConfiguration(f"at must be seconds since the epoch, not {at!r:.80}")
 
 
 def _verdict(
-    one: Watched, found: Sequence[Standing], trouble: str, min_rows: int
+    one: Watched, found: Sequence[Standing], unread: str, min_rows: int
 ) -> MonitoredFeature:
-    best = min(found, key=lambda s: (_GRAVITY.index(s.first.level), -s.log_e), default=None)
-    if trouble and not trouble.startswith("cannot"):
-        return _plain(one, best, DriftLevel.DRIFT, trouble, effect=1.0)
-    if trouble or best is None:
-        why = trouble or one.problem or f"fewer than {min_rows} rows so far"
-        return _plain(one, best, DriftLevel.INCONCLUSIVE, why)
+    best = _best(found)
+    if unread or best is None:
+        why = unread or one.problem or f"fewer than {min_rows} rows so far"
+        return _plain(one, found, DriftLevel.INCONCLUSIVE, why)
     level = best.first.level
     if one.problem and level is not DriftLevel.DRIFT:
-        return _plain(one, best, DriftLevel.INCONCLUSIVE, one.problem)
+        return _plain(one, found, DriftLevel.INCONCLUSIVE, one.problem)
     aspects = sorted((a for s in found for a in s.aspects), key=lambda a: _GRAVITY.index(a.level))
     return MonitoredFeature(
         name=one.name,
@@ -598,7 +627,12 @@ def _verdict(
         since=best.since if level is not DriftLevel.NONE else math.nan,
         rows=best.rows,
         aspects=tuple(aspects),
+        **_shown(found),
     )
+
+
+def _best(found: Sequence[Standing]) -> Standing | None:
+    return min(found, key=lambda s: (_GRAVITY.index(s.first.level), -s.log_e), default=None)
 
 
 _GRAVITY = (DriftLevel.DRIFT, DriftLevel.INCONCLUSIVE, DriftLevel.NEGLIGIBLE, DriftLevel.NONE)
@@ -614,8 +648,9 @@ def _reason(best: Standing, aspects: Sequence[Any]) -> str:
 
 
 def _plain(
-    one: Watched, best: Standing | None, level: DriftLevel, reason: str, effect: float = 0.0
+    one: Watched, found: Sequence[Standing], level: DriftLevel, reason: str, effect: float = 0.0
 ) -> MonitoredFeature:
+    best = _best(found)
     certain = level is DriftLevel.DRIFT
     return MonitoredFeature(
         name=one.name,
@@ -628,30 +663,32 @@ def _plain(
         p_adjusted=0.0 if certain else 1.0 if best is None else best.p_adjusted,
         reason=reason,
         rows=0 if best is None else best.rows,
+        **_shown(found),
     )
 
 
-def _grains(budget: FalseAlarms, every: float | str) -> Grains:
-    seconds = seconds_of(every, "every")
-    if seconds > budget.seconds:
-        raise BadConfiguration(
-            f"every must be at most the time of false_alarms, {budget.seconds:g} s, not {every!r}"
-        )
-    return Grains.over(budget.seconds, seconds)
+def _shown(found: Sequence[Standing]) -> dict[str, Any]:
+    """What is to be shown of the rows of late."""
+    told: dict[str, Any] = {}
+    for one in found:
+        if one.track.name == "status":
+            told |= {
+                f"{side}_missing": float(shares[-1])
+                for side, shares in (("reference", one.before), ("current", one.after))
+            }
+        else:
+            told["profile"] = profile_of(one.track, one.before, one.after)
+    return told
 
 
 def _check(monitor: DriftMonitor) -> None:
-    for name in ("min_effect", "min_new_levels"):
-        value = getattr(monitor, name)
-        if not (isinstance(value, int | float) and 0.0 <= value <= 1.0):
-            raise BadConfiguration(f"{name} must be a share in [0, 1], not {value!r}")
-    for name in ("min_rows", "recent_rows"):
-        value = getattr(monitor, name)
-        if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-            raise BadConfiguration(f"{name} must be a whole number >= 1, not {value!r}")
     if isinstance(monitor.categorical, str):
         raise BadConfiguration(
             f"categorical must be several names, not the text {monitor.categorical!r}"
+        )
+    if not isinstance(monitor.calibration, Calibration | None):
+        raise BadConfiguration(
+            f"calibration must be a Calibration, not {monitor.calibration!r:.80}"
         )
     if monitor.blocks is not None and monitor.calibration is not None:
         raise BadConfiguration("blocks and calibration say the same: give one of them")

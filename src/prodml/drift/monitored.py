@@ -5,12 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from prodml.drift.exchangeability import Finding
+from prodml.drift.feature import Profile
 from prodml.drift.level import DriftLevel
 from prodml.drift.report import CheckReport
-from prodml.drift.tracks import Aspect
+from prodml.drift.tracks import Aspect, Floats, Track
 
-__all__ = ["MonitorReport", "MonitoredFeature"]
+__all__ = ["MonitorReport", "MonitoredFeature", "profile_of"]
+
+_BARS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +40,10 @@ class MonitoredFeature:
         where there is no evidence.
     rows
         Rows of late that the effect was read off.
+    reference_missing, current_missing
+        Share of rows without a value, in the reference and of late.
+    profile
+        Shares of the reference and of late by level, or by a tenth of the reference.
 
     Examples
     --------
@@ -57,6 +66,9 @@ class MonitoredFeature:
     since: float = math.nan
     rows: int = 0
     aspects: tuple[Aspect, ...] = ()
+    reference_missing: float = math.nan
+    current_missing: float = math.nan
+    profile: Profile | None = None
 
     @property
     def drift_detected(self) -> bool:
@@ -90,6 +102,7 @@ class MonitoredFeature:
                 }
                 for one in self.aspects
             ],
+            "profile": self.profile and _drawn(self.profile),
         }
 
 
@@ -104,7 +117,59 @@ _PLAIN = (
     "since",
     "rows",
     "reason",
+    "reference_missing",
+    "current_missing",
 )
+
+
+def _drawn(profile: Profile) -> dict[str, Any]:
+    return {
+        "labels": list(profile.labels),
+        "reference": list(profile.reference),
+        "current": list(profile.current),
+    }
+
+
+def profile_of(track: Track, before: Floats, after: Floats) -> Profile:
+    """What a picture needs of a track: levels, or about a tenth of the reference a bar.
+
+    Examples
+    --------
+    >>> from prodml.drift.sample import levels_of
+    >>> from prodml.drift.tracks import level_track
+    >>> track = level_track([levels_of(["a"] * 60 + ["b"] * 40)])
+    >>> profile_of(track, np.array([0.6, 0.4, 0, 0]), np.array([0.5, 0.4, 0, 0.1])).labels
+    ('a', 'b', '(new)')
+    """
+    if track.name == "numbers":
+        ends, labels = _tenths(track, before)
+        old, new = (np.add.reduceat(shares, ends) for shares in (before, after))
+    else:
+        chosen, labels = _weightiest(track, before, after)
+        old, new = before[chosen], after[chosen]
+    return Profile(
+        labels=labels, edges=(), reference=tuple(old.tolist()), current=tuple(new.tolist())
+    )
+
+
+def _tenths(track: Track, before: Floats) -> tuple[Any, tuple[str, ...]]:
+    """First cells of the bars, and how far each bar reaches."""
+    upto = np.cumsum(before)
+    last = np.unique(np.searchsorted(upto, np.arange(1, _BARS) / _BARS, "left"))
+    last = last[last < len(before) - 1]
+    if len(track.cuts) > 1:
+        told = [f"lowest {100 * upto[at]:.0f} %" for at in last]
+        return np.concatenate(([0], last + 1)), (*told, "highest")
+    reach = track.cuts[0][last].tolist()
+    told = [f"to {cut:.4g}" for cut in reach]
+    return np.concatenate(([0], last + 1)), (*told, f"above {reach[-1]:.4g}" if reach else "all")
+
+
+def _weightiest(track: Track, before: Floats, after: Floats) -> tuple[Any, tuple[str, ...]]:
+    weight = np.maximum(before, after)
+    top = np.argsort(-weight, kind="stable")[: _BARS + 2]
+    chosen = np.sort(top[weight[top] > 0.0])
+    return chosen, tuple(f"{track.labels[at]!s:.60}" for at in chosen)
 
 
 def _finite(value: Any) -> Any:
@@ -155,11 +220,17 @@ class MonitorReport(CheckReport[MonitoredFeature]):
 
     @property
     def headline(self) -> str:
-        """One sentence with the outcome, and what the rows of the batch are like."""
-        return "; ".join((super().headline, *(finding.reason for finding in self.findings)))
+        """One sentence with the outcome, and what was noted of the rows."""
+        names = dict.fromkeys(finding.name for finding in self.findings)
+        return super().headline + (f"; noted: {', '.join(names)}" if names else "")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Reasons of the findings."""
+        return tuple(finding.reason for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON.
+        """Ready for JSON, as ``report_schema("monitor")`` describes it.
 
         Examples
         --------
@@ -167,15 +238,8 @@ class MonitorReport(CheckReport[MonitoredFeature]):
         >>> DriftMonitor([float(i) for i in range(50)]).check([]).to_dict()["drift_detected"]
         False
         """
-        return {
-            "at": self.at,
-            "source": self.source,
-            "alpha": self.alpha,
-            "drift_detected": self.drift_detected,
-            "drifted": list(self.drifted),
-            "inconclusive": list(self.inconclusive),
-            "new_columns": list(self.new_columns),
-            "score": self.score,
+        return super().to_dict() | {
+            "format": "prodml.drift.MonitorReport",
             "findings": [finding.to_dict() for finding in self.findings],
             "features": {name: feature.to_dict() for name, feature in self.items()},
         }

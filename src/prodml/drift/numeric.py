@@ -9,9 +9,17 @@ import numpy as np
 from prodml.drift.anderson_darling import anderson_darling
 from prodml.drift.cells import Cells
 from prodml.drift.cramer_von_mises import cramer_von_mises
-from prodml.drift.evidence import Evidence, Rules, inconclusive, of_rate, percent, too_few
+from prodml.drift.evidence import (
+    Evidence,
+    Rules,
+    inconclusive,
+    nothing_of,
+    of_rate,
+    percent,
+    too_few,
+)
 from prodml.drift.level import DriftLevel
-from prodml.drift.overlap import cell_gap
+from prodml.drift.overlap import CellGap, cell_gap
 from prodml.drift.sample import Numbers
 from prodml.drift.smirnov import Gap, largest_gap, rounding_of, tail, tolerant_gap
 
@@ -32,8 +40,8 @@ def of_numbers(
         sizes = old.size, new.size
         hits = (0, _fractions(new))
         fractions = of_rate("fractions", hits, sizes, design, rules.min_effect)
-        found.append(fractions and replace(fractions, aspect="type"))
-    return [evidence for evidence in found if evidence is not None]
+        found += [replace(fractions, aspect="type")] if fractions else []
+    return found
 
 
 def always_moves() -> Evidence:
@@ -49,6 +57,9 @@ def of_freshness(new: Counted, limit: float, now: float) -> Evidence:
     if not new.size:
         return inconclusive("no time in current: nothing says how fresh it is")
     age = now - new.maximum
+    if -age > limit:
+        # The year 9999, or local time for UTC, would look fresh for ever.
+        return inconclusive(f"newest {-age:.3g} s in the future: nothing says how fresh it is")
     stale = age > limit
     return Evidence(
         aspect="freshness",
@@ -61,7 +72,7 @@ def of_freshness(new: Counted, limit: float, now: float) -> Evidence:
 
 
 def _distribution(old: Counted, new: Counted, design: float, rules: Rules, test: str) -> Evidence:
-    gap, bound = _gap(old, new)
+    gap = _gap(old, new)
     n, m = old.size, new.size
     statistic = gap.lattice / (n * m)
     p_value, _ = tail(gap.lattice, n, m, design)
@@ -72,12 +83,13 @@ def _distribution(old: Counted, new: Counted, design: float, rules: Rules, test:
         p_value=p_value,
         effect=statistic,
         floor=rules.min_effect,
-        bound=bound,
+        bound=gap.bound if isinstance(gap, CellGap) else 0.0,
     )
     if test in _TESTS and isinstance(old, Numbers) and isinstance(new, Numbers):
         # The size stays the largest change of a share, in which all effects are told.
         other, p_value = _tested(test, old, new, design)
         found = replace(found, measure=test, statistic=other, p_value=p_value)
+    bound = found.bound
     if bound > rules.min_effect / 2 and statistic < rules.min_effect <= statistic + bound:
         most = math.floor((statistic + bound) * n * m)
         if tail(most, n, m, design)[0] < rules.alpha:
@@ -99,14 +111,20 @@ def _tested(test: str, old: Numbers, new: Numbers, design: float) -> tuple[float
     return result.statistic, result.p_value
 
 
-def _gap(old: Counted, new: Counted) -> tuple[Gap, float]:
+def _gap(old: Counted, new: Counted) -> Gap | CellGap:
     if isinstance(old, Numbers) and isinstance(new, Numbers):
-        return largest_gap(old.values, new.values), 0.0
+        return largest_gap(old.values, new.values)
     assert isinstance(old, Cells)
     assert isinstance(new, Cells)
-    found = cell_gap(old, new)
-    at = float(old.spans(np.array([found.code]))[1][0])
-    return Gap(found.lattice, at, found.reference_share, found.current_share), found.bound
+    return cell_gap(old, new)
+
+
+def _place(old: Counted, gap: Gap | CellGap) -> float:
+    """At which value the gap is the largest."""
+    if isinstance(gap, Gap):
+        return gap.at
+    assert isinstance(old, Cells)
+    return float(old.spans(np.array([gap.code]))[1][0])
 
 
 def _too_coarse(found: Evidence) -> str:
@@ -128,10 +146,10 @@ def _sized(found: Evidence, old: Counted, new: Counted) -> Evidence:
     return replace(found, effect=kept, reason=reason)
 
 
-def _moved(old: Counted, new: Counted, gap: Gap) -> str:
+def _moved(old: Counted, new: Counted, gap: Gap | CellGap) -> str:
     before, after = old.quantile(0.5), new.quantile(0.5)
     spread = old.quantile(0.75) - old.quantile(0.25)
-    was, now, at = (_figure(value, spread) for value in (before, after, gap.at))
+    was, now, at = (_figure(value, spread) for value in (before, after, _place(old, gap)))
     middle = f"median {was} -> {now}"
     if 0.0 < spread < math.inf:
         middle = f"median {(after - before) / spread:+.2f} IQR ({was} -> {now})"
@@ -146,7 +164,7 @@ def _figure(value: float, spread: float) -> str:
     return f"{value:.{4 + int(min(max(0.0, more), 13.0))}g}"
 
 
-def _beyond(old: Counted, new: Counted, design: float, rules: Rules) -> Evidence | None:
+def _beyond(old: Counted, new: Counted, design: float, rules: Rules) -> Evidence:
     """Values beyond the range of the reference.
 
     If rows were dealt at random, the chance that the ``k`` largest of both samples together
@@ -154,7 +172,7 @@ def _beyond(old: Counted, new: Counted, design: float, rules: Rules) -> Evidence
     """
     under, over = _outside(old, new)
     if not under and not over:
-        return None
+        return nothing_of("range", "beyond", rules.min_new)
     n, m = old.size / design, new.size / design
     share = (under + over) / new.size
     p_value = min(1.0, 2.0 * min(_extremes(k / design, n, m) for k in (under, over)))
@@ -197,5 +215,7 @@ def _fractions(new: Counted) -> int:
 def _extremes(k: float, n: float, m: float) -> float:
     from scipy.special import gammaln
 
-    logs = gammaln([m + 1, n + m - k + 1]).sum() - gammaln([m - k + 1, n + m + 1]).sum()
+    # One by one: arrays of two cost more than four logarithms.
+    logs = gammaln(m + 1.0) + gammaln(n + m - k + 1.0)
+    logs -= gammaln(m - k + 1.0) + gammaln(n + m + 1.0)
     return min(1.0, math.exp(float(logs)))

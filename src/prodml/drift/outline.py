@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from prodml.drift.cells import Cells
-from prodml.drift.fitting import check_kinds, chosen, table_like
+from prodml.drift.fitting import check_kinds, chosen, names_of, table_like
 from prodml.drift.layout import Layout
+from prodml.drift.reading import of_one_sort
 from prodml.drift.reference import Reference, ReferenceColumn, Sample
 from prodml.drift.sample import KINDS, Kind, Levels, floats_of, kind_of
 from prodml.drift.table import Counted, column_of
 from prodml.errors import BadConfiguration
 from prodml.types import is_missing
 
-__all__ = ["Outline", "outline_of", "planned"]
+__all__ = ["Outline", "awaited", "named", "outline_of", "planned"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -54,7 +55,7 @@ def outline_of(part: Any, names: Sequence[str] | None = None) -> Outline:
     kinds: dict[str, Kind | None] = {}
     quantiles: dict[str, Floats] = {}
     for name, raw in chosen(table_like(part, names), names).items():
-        column = column_of(raw)
+        column = of_one_sort(column_of(raw))
         empty = isinstance(column, list) and all(map(is_missing, column))
         kinds[name] = None if empty else kind_of(column)
         if not isinstance(column, Counted):
@@ -67,6 +68,46 @@ def outline_of(part: Any, names: Sequence[str] | None = None) -> Outline:
 def _finite(column: Any) -> Floats:
     values = floats_of(column)[0]
     return values[np.isfinite(values)]
+
+
+def named(columns: Sequence[str], feature_names: Sequence[str] | None) -> list[str]:
+    """Features to fit to a frame with ``columns``: those asked for, or all.
+
+    Raises
+    ------
+    BadConfiguration
+        One that is asked for is not there, or twice.
+
+    Examples
+    --------
+    >>> named(["a", "b"], None), named(["a", "b"], ["b"])
+    (['a', 'b'], ['b'])
+    """
+    names = list(names_of(feature_names) or columns)
+    absent = [name for name in names if name not in set(columns)]
+    if absent:
+        raise BadConfiguration(f"reference has no column {absent[0]!r}")
+    return names
+
+
+def awaited(columns: Sequence[str], like: Reference) -> Reference:
+    """No row yet of those features of ``like`` that a frame with ``columns`` has.
+
+    Raises
+    ------
+    BadConfiguration
+        It has none of them.
+
+    Examples
+    --------
+    >>> awaited(["a", "z"], Reference.fit({"a": [1.0], "b": [2.0]})).names
+    ('a',)
+    """
+    known = set(columns)
+    present = {name: column for name, column in like.columns.items() if name in known}
+    if not present:
+        raise BadConfiguration(f"the frame has none of the features {', '.join(like.names)}")
+    return Reference.empty(Reference(present).counted())
 
 
 def planned(
@@ -107,7 +148,10 @@ def _planned(
     name: str, outlines: Sequence[Outline], kind: Kind | None, layout: Layout | None
 ) -> ReferenceColumn:
     if kind is None:
-        kind = _kind(name, outlines) if layout is None else "numeric"
+        kind = _kind(name, outlines)
+        if kind == "categorical" and layout is not None:
+            # Where no part has a number; times stay times.
+            kind = "numeric"
     sample: Sample = Levels({}, 0)
     if kind != "categorical":
         found = [outline.quantiles[name] for outline in outlines if name in outline.quantiles]

@@ -5,12 +5,13 @@ lies between what is found at the ends and the most that the counts allow in bet
 are exact, and the difference is the bound that is stated.
 """
 
+import math
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from prodml.drift.cells import Cells, merged, of_first, steps
+from prodml.drift.cells import Cells, merged, near_whole, single_whole, steps
 
 __all__ = ["CellGap", "cell_gap", "cell_wasserstein"]
 
@@ -46,8 +47,8 @@ def cell_gap(reference: Cells, current: Cells) -> CellGap:
     >>> round(found.lattice / 1e6, 2), found.bound < 0.01
     (0.21, True)
     """
-    if reference.marks is None and current.marks is None and reference.shift == current.shift:
-        return _plain_gap(reference, current)
+    if _alike(reference, current):
+        return _gap_of(_join(reference, current), reference, current)
     codes, below, beneath = _aligned(reference, current)
     n, m = reference.size, current.size
     below, beneath = (_whole(counts, n * m) for counts in (below, beneath))
@@ -61,30 +62,70 @@ def cell_gap(reference: Cells, current: Cells) -> CellGap:
     return CellGap(best, bound, int(codes[top]), int(below[top]) / n, int(beneath[top]) / m)
 
 
-def _plain_gap(a: Cells, b: Cells) -> CellGap:
-    """The same for cells of one width, without sorting the codes of both together."""
-    n, m = a.size, b.size
-    beside = b.codes.searchsorted(a.codes, "right")
-    below, beneath = a.upto(a.codes), of_first(b.upto(b.codes), beside)
-    under, beyond = a.upto(b.codes), b.upto(b.codes)
-    below, beneath, under, beyond = (
-        _whole(counts, n * m) for counts in (below, beneath, under, beyond)
-    )
-    at_a, at_b = np.abs(below * m - beneath * n), np.abs(under * m - beyond * n)
-    i, j = int(at_a.argmax()), int(at_b.argmax())
-    if at_a[i] >= at_b[j]:
-        best, place = int(at_a[i]), (int(a.codes[i]), int(below[i]), int(beneath[i]))
-    else:
-        best, place = int(at_b[j]), (int(b.codes[j]), int(under[j]), int(beyond[j]))
-    shared = b.codes[beside - 1] == a.codes
-    open_cells = np.flatnonzero(shared & ~(a.single(a.codes) & b.single(a.codes)))
-    below, beneath, beside = below[open_cells], beneath[open_cells], beside[open_cells] - 1
-    most = np.maximum(
-        below * m - (beneath - b.counts[beside]) * n,
-        beneath * n - (below - a.counts[open_cells]) * m,
-    )
+class _Joined(NamedTuple):
+    """The entries of two columns in one order: by code, and the reference first.
+
+    ``running`` is ``n * m`` times the signed gap after each entry, and ``added`` what each
+    adds to it.  ``pairs`` are those entries whose code the next one has too.
+    """
+
+    codes: Ints
+    order: Ints
+    added: Ints
+    running: Ints
+    pairs: Ints
+
+
+def _alike(reference: Cells, current: Cells) -> bool:
+    """Whether the cells of both are the same, and products of their sizes fit 64 bits."""
+    plain = reference.marks is None and current.marks is None and reference.shift == current.shift
+    return plain and reference.size * current.size < _MOST
+
+
+def _join(reference: Cells, current: Cells) -> _Joined:
+    """Found once for two tests of the same two columns."""
+    return current._with(reference, _joined)  # noqa: SLF001
+
+
+def _middle(cells: Cells) -> Floats:
+    return cells._middle()  # noqa: SLF001
+
+
+def _joined(reference: Cells, current: Cells) -> _Joined:
+    both = np.concatenate((reference.codes, current.codes))
+    # Two sorted runs: a merge sort sees them.
+    order = both.argsort(kind="stable")
+    codes = both.take(order)
+    weights = reference.counts * current.size, current.counts * -reference.size
+    added = np.concatenate(weights).take(order)
+    pairs = (codes[1:] == codes[:-1]).nonzero()[0]
+    return _Joined(codes, order, added, added.cumsum(), pairs)
+
+
+def _gap_of(joined: _Joined, reference: Cells, current: Cells) -> CellGap:
+    codes, running, pairs = joined.codes, joined.running, joined.pairs
+    gaps = np.abs(running)
+    # Half of a pair is no end of a cell.
+    gaps[pairs] = -1
+    top = int(gaps.argmax())
+    best, code = int(gaps[top]), codes[top]
+    several = pairs[_several(reference, current, codes.take(pairs))]
+    # All of one column at the near end of the cell, and all of the other at its far end.
+    ahead = joined.added.take(several) - running.take(several + 1)
+    most = np.maximum(running.take(several), ahead)
+    n, m = reference.size, current.size
     bound = max(0, int(most.max(initial=0)) - best) / (n * m)
-    return CellGap(best, bound, place[0], place[1] / n, place[2] / m)
+    return CellGap(
+        best, bound, int(code), int(reference.upto(code)) / n, int(current.upto(code)) / m
+    )
+
+
+def _several(reference: Cells, current: Cells, codes: Ints) -> npt.NDArray[np.bool_]:
+    """Which codes of both can hold more than one value."""
+    several = np.asarray(codes & 1 == 0)
+    if single_whole(reference) and single_whole(current):
+        several &= ~near_whole(reference.layout, codes)
+    return several
 
 
 def _whole(counts: Ints, pairs: int) -> Ints:
@@ -101,21 +142,37 @@ def cell_wasserstein(reference: Cells, current: Cells) -> tuple[float, float]:
     >>> cell_wasserstein(reference, Cells.of(np.arange(100.0) + 5, reference.layout))
     (5.0, 0.0)
     """
-    places: list[Floats] = []
-    error = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        for cells in (reference, current):
-            low, high = cells.spans()
-            half = (high - low) / 2
-            error += float((half * cells.counts).sum()) / cells.size
-            places.append(low + half)
-        points = np.concatenate(places)
-        shares = np.concatenate((reference.counts / reference.size, -current.counts / current.size))
-        # Two sorted runs: a merge sort sees them.
-        order = points.argsort(kind="stable")
-        points = points[order]
-        apart = np.abs(shares[order].cumsum()[:-1])
-        return float((apart * (points[1:] - points[:-1])).sum()), error
+        moved = _moved(reference, current) if _alike(reference, current) else math.nan
+        if math.isfinite(moved):
+            return moved, reference.errors[0] + current.errors[0]
+        return _distance(reference, current)
+
+
+def _moved(reference: Cells, current: Cells) -> float:
+    """The distance, if the entries of both stand in the order of the middles of their spans."""
+    joined = _join(reference, current)
+    points = np.concatenate((_middle(reference), _middle(current))).take(joined.order)
+    widths = points[1:] - points[:-1]
+    if (widths < 0.0).any():
+        return math.nan
+    apart = np.abs(joined.running[:-1])
+    return float((apart * widths).sum()) / (reference.size * current.size)
+
+
+def _distance(reference: Cells, current: Cells) -> tuple[float, float]:
+    """The same, whatever is known and wherever in a cell the middle of a span lies."""
+    error = 0.0
+    for cells in (reference, current):
+        low, high = cells.spans()
+        error += float(((high - low) / 2 * cells.counts).sum()) / cells.size
+    points = np.concatenate((_middle(reference), _middle(current)))
+    shares = np.concatenate((reference.counts / reference.size, -current.counts / current.size))
+    # Two sorted runs: a merge sort sees them.
+    order = points.argsort(kind="stable")
+    points = points[order]
+    apart = np.abs(shares[order].cumsum()[:-1])
+    return float((apart * (points[1:] - points[:-1])).sum()), error
 
 
 def _aligned(reference: Cells, current: Cells) -> tuple[Ints, Ints, Ints]:

@@ -1,10 +1,11 @@
 """A drift report as HTML: one page, no script, nothing to load, pictures in SVG."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from prodml.drift.level import DriftLevel
-from prodml.drift.picture import distances, picture, statistics
+from prodml.drift.picture import distances, moment, picture, statistics
 from prodml.drift.ranking import Judged, priority, ranked
 from prodml.drift.terminal import numbers_told
 from prodml.svg import escaped
@@ -50,6 +51,7 @@ HEAD: Final = (
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     '<meta name="color-scheme" content="light dark"><title>{title}</title></head><body>\n'
 )
+_NOTES: Final = 20
 _FOOT: Final = (
     "<p>Ranked by verdict, then by priority = effect * importance * evidence. Effect is the "
     "share of rows that moved; importance is 1 unless it was given; evidence is how likely it "
@@ -61,6 +63,9 @@ _FOOT: Final = (
 class _Report(Protocol):
     @property
     def headline(self) -> str: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     @property
     def source(self) -> str: ...
@@ -93,6 +98,7 @@ def page(report: _Report, *, whole: bool = True, pictures: int = 60) -> str:
         f'<style>{STYLE}</style><{tag} class="prodml-drift">',
         f"<h1>Drift: {named(report.source)}</h1>" if whole else "",
         f"<p><strong>{escaped(report.headline)}</strong></p>",
+        _noted(report.notes),
         _sentence(rows),
         _ranking(rows, report.importance, len(drawn) if whole else 0),
         "<h2>Reference and current</h2>" if whole and drawn else "",
@@ -119,6 +125,14 @@ def region(label: str, table: str) -> str:
     return (
         f'<div class="wide" role="region" aria-label="{escaped(label)}" tabindex="0">{table}</div>'
     )
+
+
+def _noted(notes: Sequence[str]) -> str:
+    if not notes:
+        return ""
+    told = "".join(f"<li>{escaped(note)}</li>" for note in notes[:_NOTES])
+    more = f"<li>and {len(notes) - _NOTES} more</li>" if len(notes) > _NOTES else ""
+    return f"<p>Before the verdicts are read:</p><ul>{told}{more}</ul>"
 
 
 def _sentence(rows: Sequence[tuple[str, Judged]]) -> str:
@@ -171,9 +185,16 @@ def _card(place: int, name: str, verdict: Any, *, whole: bool) -> str:
     far = distances(verdict)
     return (
         f'<div class="card"{anchor}><h3>{named(name)} {_badge(verdict.level)}</h3>'
-        f"<p>{escaped(verdict.reason)}</p>{picture(name, verdict)}{statistics(verdict)}"
+        f"<p>{escaped(verdict.reason)}{_since(verdict)}</p>"
+        f"{picture(name, verdict)}{statistics(verdict)}"
         f"{_aspects(verdict)}{f'<p>{far}</p>' if far else ''}</div>"
     )
+
+
+def _since(verdict: Any) -> str:
+    """When it began, if a monitor can tell."""
+    began = getattr(verdict, "since", math.nan)
+    return f"; since {moment(began)} UTC" if math.isfinite(began) else ""
 
 
 def _aspects(verdict: Any) -> str:

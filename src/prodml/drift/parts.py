@@ -1,8 +1,8 @@
 """Data that comes in parts: batch after batch, so that no more than a few are ever held."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 __all__ = ["PART_ROWS", "columns_of", "is_lazy", "parts_of"]
@@ -20,9 +20,16 @@ def is_lazy(data: Any) -> bool:
     >>> is_lazy(pl.LazyFrame({"x": [1.0]})), is_lazy({"x": [1.0]})
     (True, False)
     """
+    if type(data).__module__ in {"builtins", "numpy"}:
+        # Arrays, dictionaries and lists, without asking about twelve libraries.
+        return False
     import narwhals as nw
 
-    frame: Any = nw.from_native(data, pass_through=True)
+    try:
+        frame: Any = nw.from_native(data, pass_through=True)
+    except nw.exceptions.DuplicateError:
+        # Two columns of one name: who reads the table says so.
+        return False
     return isinstance(frame, nw.LazyFrame)
 
 
@@ -79,7 +86,7 @@ def columns_of(data: Any) -> list[str]:
 
 
 def _opened(data: Any) -> Any:
-    if not isinstance(data, Path):
+    if not isinstance(data, os.PathLike):
         return data
     from pyarrow import dataset
 

@@ -1,9 +1,9 @@
 """The reference, fitted once: what a detector compares every batch with."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -11,18 +11,27 @@ import numpy as np
 from prodml.drift.blocks import block_codes
 from prodml.drift.cells import Cells
 from prodml.drift.engines import engine_of
-from prodml.drift.fitting import Plan, check_kinds, chosen, fitted_sample, table_like
+from prodml.drift.fitting import (
+    Plan,
+    check_kinds,
+    chosen,
+    fitted_sample,
+    names_of,
+    table_like,
+    unreadable,
+)
 from prodml.drift.layout import Layout
 from prodml.drift.measures import Floats, reference_cells
 from prodml.drift.parts import parts_of
-from prodml.drift.sample import Kind, Levels, Numbers, cells_of, levels_of, numbers_of
+from prodml.drift.reading import levels_in, of_one_sort, sum_of_levels
+from prodml.drift.sample import Kind, Levels, Numbers, cells_of, numbers_of
 from prodml.drift.table import column_of
 from prodml.errors import BadConfiguration
 
 if TYPE_CHECKING:
     from prodml.validation import Schema
 
-__all__ = ["Reference", "ReferenceColumn", "Sample"]
+__all__ = ["Reference", "ReferenceColumn", "Sample", "check_agrees", "updated"]
 
 Sample: TypeAlias = Numbers | Cells | Levels
 """What is known of one column: sorted numbers, counts by cell, or counts by level."""
@@ -53,6 +62,12 @@ class ReferenceColumn:
             object.__setattr__(self, "_cells", _outer_edges(self.sample))
         return cast("Floats", self._cells)
 
+    def _times(self) -> bool | None:
+        """Whether points in time are right here; None where nobody knows yet."""
+        if isinstance(self.sample, Levels) or self.kind == "time":
+            return self.kind == "time"
+        return self.sample.temporal if self.sample.size else None
+
     def read(self, raw: Any, *, add: bool = False) -> Sample:
         """``raw`` as a sample of this feature's kind, counted where the reference is.
 
@@ -63,7 +78,8 @@ class ReferenceColumn:
             return raw
         column = column_of(raw)
         if isinstance(self.sample, Levels):
-            return levels_of(column)
+            return levels_in(column)
+        column = of_one_sort(column, times=self._times())
         numbers = (
             numbers_of(column)
             if isinstance(self.sample, Numbers)
@@ -162,9 +178,9 @@ class Reference:
         Raises
         ------
         BadConfiguration
-            ``data`` is no table, has no columns or other columns than ``feature_names``;
-            ``kinds`` or ``layouts`` name an unknown feature; too few blocks, or blocks
-            together with parts.
+            ``data`` is no table, has no columns or other columns than ``feature_names``, or
+            a column that cannot be read; a name is given twice; ``kinds`` or ``layouts`` name
+            an unknown feature; too few blocks, or blocks together with parts.
 
         Examples
         --------
@@ -186,7 +202,7 @@ class Reference:
             data, exact = parts, False
         if isinstance(data, Iterator):
             return _fit_parts(data, feature_names, kinds, blocks, exact=exact, layouts=layouts)
-        names = None if feature_names is None else tuple(feature_names)
+        names = names_of(feature_names)
         raw = chosen(table_like(data, names), names)
         check_kinds(kinds or {}, raw)
         codes = None if blocks is None else block_codes(blocks)
@@ -226,7 +242,7 @@ class Reference:
         Raises
         ------
         BadConfiguration
-            ``batch`` is no table, or lacks a feature.
+            ``batch`` is no table, lacks a feature, or has one that cannot be read.
 
         Examples
         --------
@@ -234,15 +250,16 @@ class Reference:
         >>> reference.columns["x"].sample.size, reference.columns["x"].sample.missing
         (3, 1)
         """
+        door = engine_of(batch, "counted")
+        if door is not None:
+            # Rows of an engine are counted there: none is collected.
+            return self + cast("Reference", door(batch, self))
         parts = parts_of(batch, self.names)
         if parts is not None:
             return reduce(Reference.update, parts, self)
         raw = chosen(table_like(batch, self.names), self.names)
         return Reference(
-            {
-                name: replace(column, sample=_sum(column.sample, column.read(raw[name], add=True)))
-                for name, column in self.columns.items()
-            }
+            {name: updated(column, raw[name]) for name, column in self.columns.items()}
         )
 
     def __add__(self, other: "Reference") -> "Reference":
@@ -304,7 +321,7 @@ class Reference:
 
         return _restored(from_dict(stored))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write to ``path``: JSON, or Arrow (which needs pyarrow) if it ends in ``.arrow``.
 
         The file is replaced whole or not at all.
@@ -316,12 +333,14 @@ class Reference:
         OSError
             The file cannot be written.
         """
+        from pathlib import Path
+
         from prodml.drift.stored import save
 
         save(self.columns, Path(path))
 
     @classmethod
-    def load(cls, path: str | Path) -> "Reference":
+    def load(cls, path: str | os.PathLike[str]) -> "Reference":
         """Read what :meth:`save` wrote; nothing in it is ever run.
 
         Raises
@@ -331,6 +350,8 @@ class Reference:
         OSError
             The file cannot be read.
         """
+        from pathlib import Path
+
         from prodml.drift.stored import load
 
         return _restored(load(Path(path)))
@@ -352,6 +373,28 @@ class Reference:
         from prodml.drift.inferred import schema_of
 
         return schema_of(self.columns, settings)
+
+
+def check_agrees(
+    reference: Reference, feature_names: Sequence[str] | None, kinds: Mapping[str, Kind] | None
+) -> None:
+    """Refuse what only a fit can heed and this reference was not fitted by.
+
+    Raises
+    ------
+    BadConfiguration
+        Other names, or kinds.
+
+    Examples
+    --------
+    >>> check_agrees(Reference.fit({"x": [1.0]}), ["x"], {"x": "numeric"})
+    """
+    columns = reference.columns
+    if feature_names is not None and tuple(feature_names) != tuple(columns):
+        raise BadConfiguration("feature_names are fitted already: give them to Reference.fit")
+    for name, kind in (kinds or {}).items():
+        if name not in columns or columns[name].kind != kind:
+            raise BadConfiguration(f"{name!r} is no {kind} feature of the fitted reference")
 
 
 def _restored(columns: Mapping[str, tuple[Kind, Sample, Mapping[str, float]]]) -> Reference:
@@ -379,8 +422,45 @@ def _fit_parts(
         raise BadConfiguration("reference has no parts: the iterator is empty")
     reference = Reference.fit(first, feature_names, kinds=kinds, exact=exact, layouts=layouts)
     for part in parts:
+        blank = [name for name, column in reference.columns.items() if _is_blank(column.sample)]
+        if blank:
+            new = Reference.fit(part, feature_names, kinds=kinds, exact=exact, layouts=layouts)
+            reference = _begun(reference, new, blank)
         reference = reference.update(part)
     return reference
+
+
+def _is_blank(sample: Sample) -> bool:
+    return sample.missing == sample.rows
+
+
+def _begun(reference: Reference, new: Reference, blank: Sequence[str]) -> Reference:
+    """Features without any value so far are of the kind of their first values, and lie there."""
+    begun: dict[str, ReferenceColumn] = {}
+    for name in blank:
+        rows, column = reference.columns[name].sample.rows, _emptied(new.columns[name])
+        begun[name] = replace(column, sample=replace(column.sample, rows=rows, missing=rows))
+    return Reference({**reference.columns, **begun})
+
+
+def updated(column: ReferenceColumn, raw: Any) -> ReferenceColumn:
+    """The feature with the rows of ``raw`` too.
+
+    Raises
+    ------
+    BadConfiguration
+        ``raw`` cannot be read.
+
+    Examples
+    --------
+    >>> updated(Reference.fit({"x": [1.0]}).columns["x"], [2.0, None]).sample.rows
+    3
+    """
+    try:
+        more = column.read(raw, add=True)
+    except Exception as error:
+        raise unreadable(column.name, error) from error
+    return replace(column, sample=_sum(column.sample, more))
 
 
 def _outer_edges(sample: Sample) -> Floats:
@@ -393,7 +473,7 @@ def _outer_edges(sample: Sample) -> Floats:
 
 def _sum(a: Sample, b: Sample) -> Sample:
     if isinstance(a, Levels) and isinstance(b, Levels):
-        return a + b
+        return sum_of_levels(a, b)
     if isinstance(a, Numbers) and isinstance(b, Numbers):
         return a + b
     if isinstance(a, Levels) or isinstance(b, Levels):

@@ -1,18 +1,22 @@
 """What a check found: a mapping of features, a terminal table, a page, plain data."""
 
 import copy
-import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from prodml.clock import utc
-from prodml.drift.document import FORMAT, VERSION, plain_feature, restored_report
+from prodml.drift.document import (
+    FORMAT,
+    VERSION,
+    plain_feature,
+    plain_verdict,
+    restored_report,
+)
 from prodml.drift.feature import FeatureDrift
 from prodml.drift.level import DriftLevel
 from prodml.drift.ranking import Judged, ranked, weights_of
-from prodml.drift.terminal import table
 
 __all__ = ["CheckReport", "DriftReport"]
 
@@ -196,12 +200,22 @@ class CheckReport(Mapping[str, V], Generic[V]):
         >>> print(detector.detect_drift({}).table(width=80).splitlines()[4][:40].rstrip())
         ? inconclusive  age
         """
+        from prodml.drift.terminal import table
+
         rows = ranked(self._verdicts, self.importance)
-        return table(self.headline, rows, width=width, limit=limit, colour=colour, plain=plain)
+        return table(
+            self.headline,
+            rows,
+            notes=self.notes,
+            width=width,
+            limit=limit,
+            colour=colour,
+            plain=plain,
+        )
 
     def to_html(
         self,
-        path: str | Path | None = None,
+        path: str | os.PathLike[str] | None = None,
         *,
         importance: Mapping[str, float] | None = None,
         pictures: int = 60,
@@ -231,13 +245,58 @@ class CheckReport(Mapping[str, V], Generic[V]):
         >>> "<script" in report.to_html(), report.to_html().startswith("<!doctype html>")
         (False, True)
         """
-        weighed = self if importance is None else self.weighed(importance)
         # Not before a page is asked for: a check draws nothing.
         from prodml.drift.page import page
 
+        weighed = self if importance is None else self.weighed(importance)
         text = page(weighed, pictures=pictures)
-        if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+        _write(text, path)
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: what the reports of all checks tell alike.
+
+        Examples
+        --------
+        >>> from prodml.drift import MultivariateDrift
+        >>> found = MultivariateDrift(method="pca", level=DriftLevel.DRIFT, effect=0.3, what="new")
+        >>> CheckReport({"pca": found}).to_dict()["features"]["pca"]["level"]
+        'drift'
+        """
+        return {
+            "format": "prodml.drift.CheckReport",
+            "version": VERSION,
+            "at": self.at,
+            "source": self.source,
+            "alpha": self.alpha,
+            "drift_detected": self.drift_detected,
+            "drifted": list(self.drifted),
+            "inconclusive": list(self.inconclusive),
+            "new_columns": list(self.new_columns),
+            "score": self.score,
+            "share": self.share,
+            "importance": dict(self.importance),
+            "metrics": self.metrics(),
+            "features": {name: plain_verdict(verdict) for name, verdict in self.items()},
+        }
+
+    def to_json(
+        self, path: str | os.PathLike[str] | None = None, *, indent: int | None = None
+    ) -> str:
+        """:meth:`to_dict` as JSON in ASCII; also written to ``path``.
+
+        Examples
+        --------
+        >>> from prodml.drift import DriftDetector
+        >>> report = DriftDetector([float(i) for i in range(50)]).detect_drift([])
+        >>> import json
+        >>> json.loads(report.to_json())["inconclusive"]
+        ['x0']
+        """
+        import json
+
+        text = json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+        _write(text, path)
         return text
 
     @property
@@ -253,6 +312,11 @@ class CheckReport(Mapping[str, V], Generic[V]):
             told += f" and {more} more" if more > 0 else ""
         return f"{self.source}, {_when(self.at)}: {told} (alpha {self.alpha:g})"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known before the verdicts are read: shown above them."""
+        return ()
+
     def _count(self, level: DriftLevel) -> int:
         return sum(verdict.level is level for verdict in self.values())
 
@@ -266,7 +330,9 @@ class CheckReport(Mapping[str, V], Generic[V]):
         return text
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.headline}>"
+        from prodml.drift.terminal import clean
+
+        return f"<{type(self).__name__} {clean(self.headline)}>"
 
     def _repr_html_(self) -> str:
         from prodml.drift.page import page
@@ -302,37 +368,10 @@ class DriftReport(CheckReport[FeatureDrift]):
         >>> report.to_dict()["features"]["x0"]["level"]
         'inconclusive'
         """
-        return {
+        return super().to_dict() | {
             "format": FORMAT,
-            "version": VERSION,
-            "at": self.at,
-            "source": self.source,
-            "alpha": self.alpha,
-            "drift_detected": self.drift_detected,
-            "drifted": list(self.drifted),
-            "inconclusive": list(self.inconclusive),
-            "new_columns": list(self.new_columns),
-            "score": self.score,
-            "share": self.share,
-            "importance": dict(self.importance),
-            "metrics": self.metrics(),
             "features": {name: plain_feature(feature) for name, feature in self.items()},
         }
-
-    def to_json(self, path: str | Path | None = None, *, indent: int | None = None) -> str:
-        """:meth:`to_dict` as JSON in ASCII; also written to ``path``.
-
-        Examples
-        --------
-        >>> from prodml.drift import DriftDetector
-        >>> report = DriftDetector([float(i) for i in range(50)]).detect_drift([])
-        >>> json.loads(report.to_json())["inconclusive"]
-        ['x0']
-        """
-        text = json.dumps(self.to_dict(), indent=indent, allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
-        return text
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
@@ -347,11 +386,19 @@ class DriftReport(CheckReport[FeatureDrift]):
         --------
         >>> from prodml.drift import DriftDetector
         >>> report = DriftDetector([float(i) for i in range(50)]).detect_drift([])
+        >>> import json
         >>> DriftReport.from_dict(json.loads(report.to_json())).headline == report.headline
         True
         """
         features, settings = restored_report(stored)
         return cls(features, **settings)
+
+
+def _write(text: str, path: str | os.PathLike[str] | None) -> None:
+    if path is not None:
+        from pathlib import Path
+
+        Path(path).write_text(text, encoding="utf-8")
 
 
 def _when(at: float) -> str:

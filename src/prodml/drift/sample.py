@@ -6,7 +6,7 @@ of the wrong type.  Nothing is dropped without being counted.
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -87,16 +87,31 @@ class Numbers:
     @property
     def minimum(self) -> float:
         """Smallest value; NaN where there is none."""
-        return float(self.values[0]) if self.values.size else math.nan
+        return float(self.values[0]) + 0.0 if self.values.size else math.nan
 
     @property
     def maximum(self) -> float:
         """Largest value; NaN where there is none."""
-        return float(self.values[-1]) if self.values.size else math.nan
+        return float(self.values[-1]) + 0.0 if self.values.size else math.nan
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Numbers):
+            return NotImplemented
+        names = ("rows", "missing", "infinite", "invalid", "temporal", "fractional", "above")
+        same = all(getattr(self, name) == getattr(other, name) for name in names)
+        return same and np.array_equal(self.values, other.values)
+
+    def __hash__(self) -> int:
+        return hash((self.rows, self.missing, self.size))
 
     def quantile(self, share: float) -> float:
         """Smallest value with at least ``share`` of the values at or below it."""
-        return float(self.values[max(0, int(np.ceil(share * self.values.size)) - 1)])
+        # -0.0 and 0.0 are one value, whichever came first.
+        return float(self.values[max(0, int(np.ceil(share * self.values.size)) - 1)]) + 0.0
+
+    def quantiles(self, shares: Iterable[float]) -> tuple[float, ...]:
+        """:meth:`quantile` of each share."""
+        return tuple(map(self.quantile, shares))
 
     def cumulative(self, edges: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Values at or below each edge."""
@@ -184,7 +199,7 @@ def sort_of(cls: type) -> str:
     """What values of a type are: "boolean", "number", "duration", "time", "text" or "other"."""
     if issubclass(cls, bool | np.bool_):
         return "boolean"
-    if issubclass(cls, timedelta | np.timedelta64):
+    if issubclass(cls, timedelta | np.timedelta64) or cls.__name__ == "MonthDayNano":
         return "duration"
     if issubclass(cls, Real | Decimal | np.number) and not issubclass(cls, np.complexfloating):
         return "number"
@@ -354,6 +369,10 @@ def _number(value: Any, wrong: _Wrong) -> float:  # noqa: ARG001
 
 
 def _duration(value: Any, wrong: _Wrong) -> float:  # noqa: ARG001
+    if isinstance(value, tuple):
+        # An interval of SQL: months of thirty days, as databases count them.
+        months, days, nanoseconds = cast("tuple[int, int, int]", value)
+        return (months * 30 + days) * 86_400 + nanoseconds / 1e9
     return float(
         value / np.timedelta64(1, "s")
         if isinstance(value, np.timedelta64)
@@ -411,7 +430,9 @@ def _hashable(value: Any) -> Any:
     try:
         hash(value)
     except TypeError:
-        return repr(value)[:_LONGEST]
+        # A list of one library is an array of another.
+        plain = value.tolist() if isinstance(value, np.ndarray) else value
+        return repr(plain)[:_LONGEST]
     return value
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from prodml.drift.level import DriftLevel
 from prodml.drift.tracks import Aspect, Track, level_track, number_track, status_track
+from prodml.errors import BadConfiguration
 
 __all__ = ["Grains", "Ledger", "Rules", "Standing", "Watched", "watched"]
 
@@ -49,7 +50,17 @@ class Grains:
 
     @classmethod
     def over(cls, period: float, every: float) -> "Grains":
-        """Grains whose longest bets last for a period at least."""
+        """Grains whose longest bets last for a period at least.
+
+        Raises
+        ------
+        BadConfiguration
+            ``every`` is longer than the period.
+        """
+        if every > period:
+            raise BadConfiguration(
+                f"every must be at most the time of false_alarms, {period:g} s, not {every:g} s"
+            )
         levels = 1
         while _KEEP * _COARSER ** (levels - 1) * every < period:
             levels += 1
@@ -81,8 +92,8 @@ class Ledger:
     Examples
     --------
     >>> ledger = Ledger(Grains.over(10.0, 1.0), (1, 2))
-    >>> ledger.add(0.5, np.array([[1, 2]]))
-    >>> ledger.add(3.5, np.array([[5, 5]]))
+    >>> ledger.add(0.5, np.array([[1, 2]])), ledger.add(3.5, np.array([[5, 5]]))
+    (True, True)
     >>> ledger.starts().counts.tolist()
     [[[5, 5]], [[6, 7]]]
     """
@@ -94,10 +105,25 @@ class Ledger:
     def __post_init__(self) -> None:
         self.levels = [{} for _ in self.grains.weights]
 
-    def add(self, time: float, counts: Ints) -> None:
-        """Add counts of shape (seasons, cells) that belong to ``time``."""
-        for level, tallies in enumerate(self.levels):
-            _add(tallies, self.grains.at(time, level), counts)
+    def add(self, time: float, counts: Ints, *, sure: bool = False) -> bool:
+        """Add counts of shape (seasons, cells) that belong to ``time``.
+
+        ``sure`` says that it is now: what lies in the future then was dated by a clock that
+        ran ahead, and is moved to now rather than hide what comes.  Returns whether the
+        counts were young enough to be kept at all.
+        """
+        kept = [
+            _add(tallies, self.grains.at(time, level), counts, sure=sure)
+            for level, tallies in enumerate(self.levels)
+        ]
+        return any(kept)
+
+    def copy(self) -> "Ledger":
+        """The same counts; what is added to one is not in the other."""
+        other = Ledger(self.grains, self.shape)
+        # Counts are never changed in place: to add is to make new ones.
+        other.levels = [dict(tallies) for tallies in self.levels]
+        return other
 
     def merge(self, other: "Ledger") -> None:
         """Add the counts of ``other``."""
@@ -136,23 +162,35 @@ class Ledger:
         """
         read = Ledger(self.grains, self.shape)
         read.levels = [
-            {int(grain): np.array(counts, dtype=np.int64) for grain, counts in tallies.items()}
-            for tallies in plain
+            {int(grain): _whole(counts) for grain, counts in tallies.items()} for tallies in plain
         ]
+        if any((counts < 0).any() for tallies in read.levels for counts in tallies.values()):
+            raise ValueError("counts below zero")
         shapes = {counts.shape for tallies in read.levels for counts in tallies.values()}
         if len(read.levels) != len(self.levels) or not shapes <= {self.shape}:
             raise ValueError(f"counts of shape {shapes} instead of {self.shape}")
         self.merge(read)
 
 
-def _add(tallies: dict[int, Ints], grain: int, counts: Ints) -> None:
+def _whole(counts: Any) -> Ints:
+    found = np.array(counts)
+    if found.dtype.kind not in "iu" and found.size:
+        raise ValueError(f"counts of type {found.dtype}")
+    return found.astype(np.int64)
+
+
+def _add(tallies: dict[int, Ints], grain: int, counts: Ints, *, sure: bool = False) -> bool:
     newest = max(tallies, default=grain)
     if grain <= newest - _KEEP:
-        return
+        if not sure:
+            return False
+        for ahead in [g for g in tallies if g > grain]:
+            counts, newest = counts + tallies.pop(ahead), grain
     old = tallies.get(grain)
     tallies[grain] = counts.copy() if old is None else old + counts
     for late in [g for g in tallies if g <= max(newest, grain) - _KEEP]:
         del tallies[late]
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +214,32 @@ class Rules:
     recent_rows: int
     easing: float = 0.75
 
+    def __post_init__(self) -> None:
+        shares: dict[str, Any] = {"min_effect": self.min_effect, "min_new_levels": self.min_new}
+        for name, value in shares.items():
+            if not (isinstance(value, int | float) and 0.0 <= value <= 1.0):
+                raise BadConfiguration(f"{name} must be a share in [0, 1], not {value!r}")
+        counts: dict[str, Any] = {"min_rows": self.min_rows, "recent_rows": self.recent_rows}
+        for name, value in counts.items():
+            if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+                raise BadConfiguration(f"{name} must be a whole number >= 1, not {value!r}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Where one track stands: its best bet, and sizes since that began and of late."""
+    """Where one track stands: its best bet, and sizes since that began and of late.
+
+    ``before`` and ``after`` are the shares by cell of the reference and of late.
+    """
 
     log_e: float
     p_adjusted: float
     since: float
     rows: int
     aspects: tuple[Aspect, ...]
+    track: Track
+    before: Floats
+    after: Floats
 
     @property
     def first(self) -> Aspect:
@@ -234,8 +288,9 @@ def watched(
     """Tracks of one column from its reference samples, one a season."""
     rows, size = min(s.rows for s in samples), min(s.size for s in samples)
     missing = status_track(samples, design.get("missing", 1.0), _STAKES[1])
+    where = "the reference" if len(samples) == 1 else "a season of the reference"
     if rows < min_rows:
-        return _unwatched(name, kind, (), f"{rows} rows in the reference; {min_rows} are needed")
+        return _unwatched(name, kind, (), f"{rows} rows in {where}; {min_rows} are needed")
     if kind == "time":
         return _unwatched(
             name,
@@ -246,14 +301,14 @@ def watched(
         )
     if size < min_rows:
         return _unwatched(
-            name, kind, (missing,), f"{size} values in the reference; {min_rows} are needed"
+            name, kind, (missing,), f"{size} values in {where}; {min_rows} are needed"
         )
     spread = design.get("distribution", 1.0)
     if kind == "numeric":
         return Watched(
             name=name, kind=kind, tracks=(number_track(samples, spread, _STAKES[0]), missing)
         )
-    if all(len(s.counts) == s.size for s in samples):
+    if all(s.uncounted or len(s.counts) == s.size for s in samples):
         return _unwatched(name, kind, (missing,), "no level occurs twice: an identifier?")
     return Watched(name=name, kind=kind, tracks=(level_track(samples, spread, _STAKES[0]), missing))
 
@@ -277,11 +332,15 @@ def standing(track: Track, ledger: Ledger, rules: Rules, *, drifting: bool) -> S
     since = track.aspects(starts.counts[best], *floors)
     now = track.aspects(starts.counts[late], *floors)
     found = p <= rules.alpha and rows[late] >= rules.min_rows
+    before, after = track.pair(starts.counts[late])
     return Standing(
         log_e=log_e,
         p_adjusted=p,
         since=float(starts.times[best]),
         rows=int(rows[late]),
+        track=track,
+        before=before,
+        after=after,
         aspects=tuple(
             _judged(*pair, found=found, easing=rules.easing if drifting else 1.0)
             for pair in zip(since, now, strict=True)

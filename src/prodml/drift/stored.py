@@ -1,6 +1,8 @@
 """References as JSON or Arrow: plain numbers and text, checked when they are read.
 
-``{"format": "prodml.drift.Reference", "version": 1, "columns": [...]}``.  A column has a
+``{"format": "prodml.drift.Reference", "version": 1, "sha256": "...", "columns": [...]}``.
+The sum is that of the columns as compact JSON with sorted keys: a digit that changed on the way
+would else move a cell without anybody noticing.  A column has a
 ``name``, a ``kind``, a ``design`` and a ``sample``, which is of one of three types:
 ``cells`` (the steps between ascending codes, and the count in each), ``values`` (sorted), or
 ``levels`` (type, text, count).  Each takes at most 64 kB: what would be larger is counted in
@@ -8,12 +10,13 @@ cells, in wider cells, or in a rest.
 """
 
 import base64
+import hashlib
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, cast
@@ -46,6 +49,8 @@ Sample: TypeAlias = Numbers | Cells | Levels
 Fitted: TypeAlias = tuple[Kind, Sample, Mapping[str, float]]
 
 _MOST_SHIFT = 12
+# ["s","",1],
+_SHORTEST = 10
 _MOST_COUNT = 1 << 62
 _NUMBERS = ("rows", "missing", "infinite", "invalid", "fractional", "above")
 
@@ -65,32 +70,37 @@ class _Column(Protocol):
 
 def to_dict(columns: Mapping[str, _Column]) -> dict[str, Any]:
     """A reference ready for JSON."""
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "columns": [
-            {
-                "name": column.name,
-                "kind": column.kind,
-                "design": {aspect: float(effect) for aspect, effect in column.design.items()},
-                "sample": _plain(column.sample),
-            }
-            for column in columns.values()
-        ],
-    }
+    plain = [
+        {
+            "name": column.name,
+            "kind": column.kind,
+            "design": {aspect: float(effect) for aspect, effect in column.design.items()},
+            "sample": _plain(column.sample),
+        }
+        for column in columns.values()
+    ]
+    return {"format": FORMAT, "version": VERSION, "sha256": _digest(plain), "columns": plain}
+
+
+def _digest(columns: Any) -> str:
+    text = json.dumps(columns, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save(columns: Mapping[str, _Column], path: Path) -> None:
     """Write a reference; whoever reads meanwhile sees the old file or the new one."""
     stored = to_dict(columns)
     data = _arrow(stored) if path.suffix == ".arrow" else _json(stored)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Threads have names of their own: two may save to one path.
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        beside.write_bytes(data)
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         beside.replace(path)
     finally:
-        with suppress(FileNotFoundError):
-            beside.unlink()
+        beside.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Fitted]:
@@ -127,6 +137,9 @@ def _entries(stored: Any) -> dict[str, Fitted]:
         if name in found:
             raise ValueError(f"two columns {name!r}")
         found[name] = _fitted(column)
+    # What was written before there was a sum has none.
+    if stored.get("sha256", ...) not in {..., _digest(stored["columns"])}:
+        raise ValueError("the columns are not those that were written: another sha256")
     return found
 
 
@@ -175,7 +188,8 @@ def _or_none(value: float) -> float | None:
 
 def _plain_numbers(sample: Numbers) -> dict[str, Any]:
     counted = {name: getattr(sample, name) for name in _NUMBERS}
-    values = sample.values.tolist()
+    # -0.0 and 0.0 are one value, whichever came first.
+    values = (sample.values + 0.0).tolist()
     return {"type": "values", "temporal": sample.temporal, **counted, "values": values}
 
 
@@ -273,16 +287,16 @@ def _check_parts(sample: Cells) -> None:
 
 def _plain_levels(sample: Levels) -> dict[str, Any]:
     """The most frequent levels that there is room for; the others go into the rest."""
-    order = sorted(sample.counts.items(), key=lambda item: (-item[1], repr(item[0])))
+    labels = [(-count, _label(level)) for level, count in sample.counts.items()]
     kept: list[list[Any]] = []
     room, rest = MOST_BYTES - 2048, sample.rest
-    for level, count in order:
-        label = _label(level)
-        took = 0 if label is None else len(_json([*label, count])) + 1
+    for less, label in sorted(labels, key=lambda item: (item[0], item[1] or ())):
+        plain = [*(label or ()), -less]
+        took = len(_json(plain)) + 1 if room > _SHORTEST else room + 1
         if label is None or took > room:
-            rest += count
+            rest -= less
         else:
-            kept.append([*label, count])
+            kept.append(plain)
             room -= took
     return {
         "type": "levels",
@@ -321,6 +335,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "d": Decimal,
     "t": datetime.fromisoformat,
     "D": date.fromisoformat,
+    "T": time.fromisoformat,
+    "h": lambda text: timedelta(microseconds=int(text)),
     "y": lambda text: base64.b64decode(text, validate=True),
 }
 _SORTS: tuple[tuple[type, str, Callable[[Any], str]], ...] = (
@@ -331,6 +347,8 @@ _SORTS: tuple[tuple[type, str, Callable[[Any], str]], ...] = (
     (Decimal, "d", str),
     (datetime, "t", datetime.isoformat),
     (date, "D", date.isoformat),
+    (time, "T", time.isoformat),
+    (timedelta, "h", lambda level: str(level // timedelta(microseconds=1))),
     (bytes, "y", lambda level: base64.b64encode(level).decode()),
 )
 
@@ -338,7 +356,7 @@ _SORTS: tuple[tuple[type, str, Callable[[Any], str]], ...] = (
 def _label(level: Any) -> tuple[str, str] | None:
     """Type and text of a level; None for what no text brings back."""
     for cls, sort, text in _SORTS:
-        if type(level) is cls or (isinstance(level, cls) and cls is str):
+        if type(level) is cls:
             return sort, text(level)
     return None
 
@@ -386,7 +404,7 @@ def _arrow(stored: Mapping[str, Any]) -> bytes:
     types = {"int64": pa.list_(pa.int64()), "double": pa.list_(pa.float64())}
     schema = pa.schema(
         [("head", pa.string()), *((name, types[sort]) for name, sort in _BULK)],
-        metadata={"format": stored["format"], "version": str(stored["version"])},
+        metadata={name: str(stored[name]) for name in ("format", "version", "sha256")},
     )
     sink = pa.BufferOutputStream()
     packed = "zstd" if pa.Codec.is_available("zstd") else None
@@ -407,10 +425,12 @@ def _from_arrow(data: bytes) -> dict[str, Any]:
         column = json.loads(row["head"])
         column["sample"] |= {name: row[name] for name, _ in _BULK if row[name] is not None}
         columns.append(column)
+    sums = {"sha256": told[b"sha256"].decode()} if b"sha256" in told else {}
     return {
         "format": told.get(b"format", b"").decode(),
         "version": int(told.get(b"version", b"0")),
         "columns": columns,
+        **sums,
     }
 
 

@@ -6,7 +6,7 @@ A column comes out as one of three things: a numpy array, a list of Python value
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -16,6 +16,8 @@ from prodml.types import MISS, is_missing
 
 # Room for a block of columns that is turned, in bytes; rows that are turned at a time.
 _BLOCK = 16 << 20
+# Beyond, floats skip integers.
+_WHOLE = 1 << 53
 _ROWS = 512
 
 __all__ = ["Column", "Counted", "Picked", "Table", "column_of", "table_of"]
@@ -36,6 +38,8 @@ Column: TypeAlias = "npt.NDArray[Any] | list[Any] | Counted"
 class Table:
     """Raw columns by name; ``misfit`` says why they could not be told apart, if so.
 
+    ``matrix`` is the array of numbers, stored row by row, whose columns these are in order.
+
     Examples
     --------
     >>> table_of({"a": [1, 2]}).columns
@@ -44,6 +48,7 @@ class Table:
 
     columns: Mapping[str, Any] = field(default_factory=dict[str, Any])
     misfit: str = ""
+    matrix: "npt.NDArray[Any] | None" = None
 
 
 def table_of(data: Any, names: Sequence[str] | None = None) -> Table:
@@ -79,10 +84,17 @@ def _of_rows(rows: Sequence[Any], names: Sequence[str] | None) -> Table:
         seen = dict.fromkeys(name for row in rows for name in row)
         return Table({str(name): [row.get(name, MISS) for row in rows] for name in seen})
     if all(isinstance(row, list | tuple | np.ndarray) for row in rows):
-        return _by_position([list(column) for column in zip(*rows, strict=False)], names)
+        return _of_sequences(rows, names)
     if any(isinstance(row, Mapping | list | tuple) for row in rows):
         raise TypeError("rows must all be mappings, or all sequences")
     return _by_position([list(rows)], names)
+
+
+def _of_sequences(rows: Sequence[Any], names: Sequence[str] | None) -> Table:
+    widths = set(map(len, rows))
+    if len(widths) > 1:
+        return Table(misfit=f"{min(widths)} columns in some rows instead of {max(widths)}")
+    return _by_position([list(column) for column in zip(*rows, strict=True)], names)
 
 
 def _of_array(data: npt.NDArray[Any], names: Sequence[str] | None) -> Table:
@@ -92,10 +104,14 @@ def _of_array(data: npt.NDArray[Any], names: Sequence[str] | None) -> Table:
         data = data.reshape(-1, 1)
     if data.ndim != 2:
         raise TypeError(f"an array must have one or two dimensions, not {data.ndim}")
-    width = _BLOCK // max(1, len(data) * data.dtype.itemsize)
-    if width > 1 and len(data) > _ROWS and data.dtype.kind in "fiub" and data.flags.c_contiguous:
-        return _by_position(_Turned(data, width), names)
-    return _by_position([data[:, i] for i in range(data.shape[1])], names)
+    # A block would lose which values a mask hides.
+    plain = data.dtype.kind in "fiub" and not isinstance(data, np.ma.MaskedArray)
+    if len(data) <= _ROWS or not plain or not data.flags.c_contiguous:
+        return _by_position([data[:, i] for i in range(data.shape[1])], names)
+    table = _by_position(_Turned(data, max(1, _BLOCK // data[:, :1].nbytes)), names)
+    # Two columns of one name are one.
+    whole = len(table.columns) == data.shape[1] and data.dtype.kind != "b"
+    return replace(table, matrix=data) if whole else table
 
 
 class _Turned(Sequence[Any]):
@@ -186,11 +202,14 @@ def _of_frame(data: Any) -> Table:
         from pyarrow import Table as Arrow
 
         data = Arrow.from_batches([data])
-    frame = nw.from_native(data)
-    if isinstance(frame, nw.LazyFrame):
-        frame = frame.collect()
-    # Pandas names the columns of an array 0, 1, ...
-    return Table({str(name): frame.get_column(name) for name in frame.columns})
+    try:
+        frame = nw.from_native(data)
+        if isinstance(frame, nw.LazyFrame):
+            frame = frame.collect()
+        # Pandas names the columns of an array 0, 1, ...
+        return Table({str(name): frame.get_column(name) for name in frame.columns})
+    except nw.exceptions.DuplicateError as error:
+        raise TypeError(f"two columns of one name: {error}") from error
 
 
 def column_of(raw: Any, *, by_row: bool = False) -> Column:
@@ -230,15 +249,32 @@ def _of_series(series: Any, *, by_row: bool) -> Column:
     import narwhals as nw
 
     dtype = series.dtype
-    if dtype.is_decimal() or (dtype.is_integer() and series.null_count()):
-        series, dtype = series.cast(nw.Float64), nw.Float64()
+    if dtype.is_integer() and series.null_count() and _beyond_floats(series):
+        return cast("list[int | None]", series.to_list())
     if dtype.is_numeric():
-        return np.asarray(series.to_numpy())
+        return _numbers(series)
     if dtype in (nw.Datetime, nw.Date, nw.Duration):
         return _times(series)
     if not by_row and dtype in (nw.String, nw.Categorical, nw.Enum, nw.Boolean):
         return _counted(series)
     return cast("list[Any]", series.to_list())
+
+
+def _beyond_floats(series: Any) -> bool:
+    ends = [end for end in (series.min(), series.max()) if end is not None]
+    return any(abs(int(end)) > _WHOLE for end in ends)
+
+
+def _numbers(series: Any) -> npt.NDArray[Any]:
+    import narwhals as nw
+
+    dtype = series.dtype
+    if dtype.is_decimal():
+        # By its digits, rounded once: some libraries multiply by a tenth, which is none.
+        series = series.cast(nw.String)
+    elif dtype not in (nw.Int128, nw.UInt128) and (dtype.is_float() or not series.null_count()):
+        return np.asarray(series.to_numpy())
+    return np.asarray(series.cast(nw.Float64).to_numpy())
 
 
 def _times(series: Any) -> Column:
@@ -247,7 +283,15 @@ def _times(series: Any) -> Column:
     return values if values.dtype.kind in "mM" else cast("list[Any]", series.to_list())
 
 
-def _counted(series: Any) -> Counted:
+def _counted(series: Any) -> Column:
+    try:
+        return _by_level(series)
+    except NotImplementedError:
+        # Arrow cannot do much with views of strings.
+        return cast("list[Any]", series.to_list())
+
+
+def _by_level(series: Any) -> Counted:
     kept = series.drop_nulls()
     table = kept.alias("level").value_counts(name="count")
     pairs = zip(table["level"].to_list(), table["count"].to_list(), strict=True)

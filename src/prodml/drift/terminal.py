@@ -1,5 +1,6 @@
 """A drift report as text: a table for terminals and logs."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from prodml.drift.level import DriftLevel
 from prodml.drift.ranking import Judged
 from prodml.errors import BadConfiguration
 
-__all__ = ["numbers_told", "table"]
+__all__ = ["clean", "numbers_told", "table"]
 
 _MARKS: Final = {
     DriftLevel.DRIFT: "!",
@@ -25,7 +26,7 @@ _COLOURS: Final = {
 }
 # What moves the cursor, colours the rest of the screen, or turns the direction of a line.
 _UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
-_VERDICT, _NUMBER = 14, 7
+_VERDICT, _NUMBER, _NOTES = 14, 7, 6
 # How many lines a reason may take: what alarms is told in full, as a rule.
 _LINES: Final = {
     DriftLevel.DRIFT: 4,
@@ -39,12 +40,13 @@ def table(
     headline: str,
     rows: Sequence[tuple[str, Judged]],
     *,
+    notes: Sequence[str] = (),
     width: int = 100,
     limit: int = 40,
     colour: bool = False,
     plain: bool = False,
 ) -> str:
-    """``rows`` in their order, no line wider than ``width`` columns.
+    """``rows`` in their order, under ``notes``, no line wider than ``width`` columns.
 
     Raises
     ------
@@ -58,8 +60,12 @@ def table(
     """
     if width < 60 or limit < 1:
         raise BadConfiguration(f"a table needs 60 columns and 1 row, not {width} and {limit}")
-    told = _ascii if plain else _clean
+    told = _ascii if plain else clean
     lines = _wrapped(told(headline), width, 4)
+    for note in notes[:_NOTES]:
+        lines += [f"  {line}" for line in _wrapped(f"note: {told(note)}", width - 2, 3)]
+    if len(notes) > _NOTES:
+        lines.append(f"  and {len(notes) - _NOTES} more notes")
     shown = rows[:limit]
     if shown:
         names = [told(name) for name, _ in shown]
@@ -85,7 +91,8 @@ def numbers_told(verdict: Judged) -> tuple[str, str]:
     if verdict.level is DriftLevel.INCONCLUSIVE:
         return "", ""
     p = verdict.p_adjusted
-    return f"{verdict.effect:.3f}", "" if p != p else f"{p:.2g}"  # noqa: PLR0124 - NaN
+    digits = 2 if p >= 1e-99 else 1  # so that it stays within seven columns
+    return f"{verdict.effect:.3f}", "" if math.isnan(p) else f"{p:.{digits}g}"
 
 
 def _head(wide: int, width: int) -> list[str]:
@@ -120,7 +127,14 @@ def _rest(rows: Sequence[tuple[str, Judged]]) -> str:
     return f"  and {len(rows)} more: {told}"
 
 
-def _clean(text: object) -> str:
+def clean(text: object) -> str:
+    r"""``text`` without what moves a cursor, colours a screen or turns a line.
+
+    Examples
+    --------
+    >>> ascii(clean("a\x1b[31m"))
+    "'a\\ufffd[31m'"
+    """
     return _UNFIT.sub("\ufffd", str(text))
 
 

@@ -131,8 +131,9 @@ def _told(checks: Sequence[CheckSummary]) -> str:
     last = checks[-1]
     found = ", ".join(named(name) for name in last.drifted[:5]) or "nothing drifted"
     more = len(last.drifted) - 5
+    count = f"{len(checks)} check{'s' if len(checks) > 1 else ''}"
     return (
-        f"{len(checks)} checks, {moment(checks[0].at)} to {moment(last.at)} UTC; the last: "
+        f"{count}, {moment(checks[0].at)} to {moment(last.at)} UTC; the last: "
         f"{found}{f' and {more} more' if more > 0 else ''}"
     )
 

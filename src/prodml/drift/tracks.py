@@ -72,7 +72,9 @@ class Track:
     labels
         Levels by cell; the last two are the rare ones and new ones.
     known
-        All levels of the reference.
+        All levels of the reference that are listed.
+    rest
+        Whether the reference has levels that are not listed: then nothing is new.
     cuts : array of shape (seasons, cells - 1)
         Upper ends of the cells of numbers; ``inf`` from where a season has no more.
     design
@@ -94,6 +96,7 @@ class Track:
     stake: float
     labels: tuple[Any, ...] = ()
     known: frozenset[Any] = frozenset()
+    rest: bool = False
     cuts: Floats = field(default_factory=lambda: np.empty((0, 0)))
     design: float = 1.0
 
@@ -109,7 +112,7 @@ class Track:
             upto = np.minimum(at_most(sample, self.cuts[season]), sample.size)
             return np.diff(np.concatenate(([0], upto, [sample.size]))).astype(np.int64)
         if self.name == "levels":
-            return _by_level(sample, self.labels, self.known)
+            return _by_level(sample, self.labels, self.known, rest=self.rest)
         return _by_status(sample)
 
     def wealth(self, counts: npt.NDArray[Any]) -> Floats:
@@ -139,12 +142,16 @@ class Track:
             return float(np.abs(np.cumsum(moved)).max())
         return float(np.abs(moved).sum() / 2)
 
-    def aspects(self, counts: Ints, floor: float, new: float) -> list[Aspect]:
-        """How far ``counts`` of shape (seasons, cells) lie from the reference."""
+    def pair(self, counts: Ints) -> tuple[Floats, Floats]:
+        """Shares by cell of the reference, in the seasons of ``counts``, and of these."""
         rows = counts.sum(axis=1, keepdims=True)
         total = max(1.0, float(rows.sum()))
-        before = (self.shares * rows).sum(axis=0) / total
-        after = counts.sum(axis=0) / total
+        return (self.shares * rows).sum(axis=0) / total, counts.sum(axis=0) / total
+
+    def aspects(self, counts: Ints, floor: float, new: float) -> list[Aspect]:
+        """How far ``counts`` of shape (seasons, cells) lie from the reference."""
+        before, after = self.pair(counts)
+        total = max(1.0, float(counts.sum()))
         if self.name == "numbers":
             return [self._of_numbers(before, after, floor)]
         if self.name == "levels":
@@ -275,7 +282,8 @@ def level_track(samples: Sequence[Levels], design: float = 1.0, stake: float = 1
     kept = [level for level in top[:_LEVELS] if sums[level] > 1]
     labels = (*kept, "(rare)", "(new)")
     known = frozenset(sums)
-    counts = np.array([_by_level(s, labels, known) for s in samples], dtype=float)
+    rest = any(sample.rest for sample in samples)
+    counts = np.array([_by_level(s, labels, known, rest=rest) for s in samples], dtype=float)
     weights = np.array([_expected(*pair) for pair in zip(samples, counts, strict=True)])
     return Track(
         name="levels",
@@ -283,13 +291,14 @@ def level_track(samples: Sequence[Levels], design: float = 1.0, stake: float = 1
         shares=counts / np.maximum(1.0, counts.sum(axis=1, keepdims=True)),
         labels=labels,
         known=known,
+        rest=rest,
         design=design,
         stake=stake,
     )
 
 
 def _expected(sample: Levels, counts: Floats) -> Floats:
-    once = sum(count == 1 for count in sample.counts.values())
+    once = 0 if sample.rest else sum(count == 1 for count in sample.counts.values())
     weights = np.where(counts > 0, counts, _EMPTY)
     # What is new comes out of the share of those seen once, who are fewer than they look.
     weights[-1] = once + _EMPTY
@@ -312,11 +321,16 @@ def _doubts(samples: Sequence[Levels], weights: Floats) -> Floats:
     return found
 
 
-def _by_level(sample: Levels, labels: tuple[Any, ...], known: frozenset[Any]) -> Ints:
+def _by_level(
+    sample: Levels, labels: tuple[Any, ...], known: frozenset[Any], *, rest: bool
+) -> Ints:
     place = {label: at for at, label in enumerate(labels[:-2])}
     counts = np.zeros(len(labels), dtype=np.int64)
+    # What is not listed may be anything that the reference does not list either.
+    strange = -2 if rest else -1
+    counts[strange] = sample.rest
     for level, count in sample.counts.items():
-        counts[place.get(level, -2 if level in known else -1)] += count
+        counts[place.get(level, -2 if level in known else strange)] += count
     return counts
 
 

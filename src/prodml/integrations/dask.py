@@ -12,9 +12,8 @@ from typing import Any
 
 from prodml.drift import Reference
 from prodml.drift.layout import Layout
-from prodml.drift.outline import Outline, outline_of, planned
+from prodml.drift.outline import Outline, awaited, named, outline_of, planned
 from prodml.drift.sample import Kind
-from prodml.errors import BadConfiguration
 
 __all__ = ["counted", "fit"]
 
@@ -47,12 +46,8 @@ def counted(frame: Any, like: Reference) -> Reference:
     --------
     >>> today = counted(dask.dataframe.read_parquet("today"), reference)  # doctest: +SKIP
     """
-    known = set(map(str, frame.columns))
-    present = [name for name in like.names if name in known]
-    if not present:
-        raise BadConfiguration(f"the frame has none of the features {', '.join(like.names)}")
-    some = Reference({name: like.columns[name] for name in present})
-    return _summed(_partitions(frame, present), Reference.empty(some.counted()))
+    empty = awaited(list(map(str, frame.columns)), like)
+    return _summed(_partitions(frame, empty.names), empty)
 
 
 def fit(
@@ -69,9 +64,10 @@ def fit(
 
     Parameters
     ----------
+    frame
+        A ``dask.dataframe.DataFrame``.
     layouts
-        Layout by feature.  Those of a reference that was fitted elsewhere give the same
-        bits here as there, and make the sum of both possible.
+        Of a reference that was fitted elsewhere: the same bits here as there.
 
     Raises
     ------
@@ -83,11 +79,7 @@ def fit(
     >>> reference = fit(dask.dataframe.read_parquet("train"))  # doctest: +SKIP
     """
     dask: Any = import_module("dask")
-    known = list(map(str, frame.columns))
-    names = known if feature_names is None else list(feature_names)
-    absent = [name for name in names if name not in known]
-    if absent:
-        raise BadConfiguration(f"reference has no column {absent[0]!r}")
+    names = named(list(map(str, frame.columns)), feature_names)
     parts = _partitions(frame, names)
     found = dask.compute(*[dask.delayed(_draw)(part, names) for part in parts])
     return _summed(parts, planned([one for one in found if one.kinds], kinds, layouts))

@@ -12,10 +12,9 @@ from typing import Any
 
 from prodml.drift import Reference
 from prodml.drift.layout import Layout
-from prodml.drift.outline import Outline, outline_of, planned
+from prodml.drift.outline import Outline, awaited, named, outline_of, planned
 from prodml.drift.packed import packed, unpacked
 from prodml.drift.sample import Kind
-from prodml.errors import BadConfiguration
 
 __all__ = ["counted", "fit"]
 
@@ -52,13 +51,8 @@ def counted(frame: Any, like: Reference) -> Reference:
     >>> detector.detect_drift(today).drifted  # doctest: +SKIP
     ('fare',)
     """
-    known = set(frame.columns)
-    present = [name for name in like.names if name in known]
-    if not present:
-        raise BadConfiguration(f"the frame has none of the features {', '.join(like.names)}")
-    some = Reference({name: like.columns[name] for name in present})
-    empty = Reference.empty(some.counted())
-    return _summed(_renamed(frame, present), empty)
+    empty = awaited(frame.columns, like)
+    return _summed(_renamed(frame, empty.names), empty)
 
 
 def fit(
@@ -89,10 +83,7 @@ def fit(
     >>> reference = fit(spark.read.parquet("train"))  # doctest: +SKIP
     >>> reference.save("reference.json")  # doctest: +SKIP
     """
-    names = list(frame.columns) if feature_names is None else list(feature_names)
-    absent = [name for name in names if name not in set(frame.columns)]
-    if absent:
-        raise BadConfiguration(f"reference has no column {absent[0]!r}")
+    names = named(frame.columns, feature_names)
     renamed = _renamed(frame, names)
     drawn = _mapped(renamed.where(_IS_FIRST), partial(_draw, names=names))
     return _summed(renamed, planned([_outline(found) for found in drawn], kinds, layouts))
