@@ -190,3 +190,25 @@ def test_axis_labels_and_units_are_shown():
 def test_nothing_to_draw_is_still_a_picture():
     ET.fromstring(line_chart({}))
     ET.fromstring(line_chart({"a": [NAN]}))
+
+
+@pytest.mark.parametrize("width", [240, 360, 720])
+def test_labels_of_the_axis_stay_within_the_picture(width):
+    labels = {0.0: "2026-11-26 00:00", 5.0: "middle", 10.0: "2026-12-24 23:59"}
+    svg = line_chart({"a": [1.0, 2.0]}, x=[0.0, 10.0], labels=labels, width=width)
+    ends = {}
+    for text in parts(svg, "text"):
+        if text.text in labels.values():
+            x, wide = float(text.get("x")), 6.2 * len(text.text)
+            left = {"start": 0.0, "middle": wide / 2, "end": wide}[text.get("text-anchor")]
+            ends[text.text] = (x - left, x - left + wide)
+    assert len(ends) == 3
+    assert min(low for low, _ in ends.values()) >= 0.0
+    assert max(high for _, high in ends.values()) <= width
+
+
+def test_a_point_without_neighbours_is_a_dot():
+    path = parts(line_chart({"a": [NAN, 2, NAN, 3, 4]}), "path")[-1]
+    assert path.get("d").count("h0") == 1
+    assert path.get("stroke-linecap") == "round"
+    assert "h0" in parts(line_chart({"a": [0.3]}, x=[7.0]), "path")[-1].get("d")

@@ -11,76 +11,27 @@ Examples
 3
 """
 
+from prodml._lazy import load_on_use
+
 # Both type checkers understand this, and ``typing`` stays unloaded.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from prodml.cache import PredictionCache as PredictionCache
-    from prodml.cache import cached_prediction as cached_prediction
-    from prodml.drift import DriftDetector as DriftDetector
-    from prodml.drift import PredictionDriftMonitor as PredictionDriftMonitor
-    from prodml.errors import ProdmlError as ProdmlError
-    from prodml.events import EVENTS as EVENTS
-    from prodml.features import FeatureService as FeatureService
-    from prodml.lifecycle import Lifecycle as Lifecycle
-    from prodml.recording import PredictionLog as PredictionLog
-    from prodml.recording import PredictionLogger as PredictionLogger
-    from prodml.registry import ModelRegistry as ModelRegistry
-    from prodml.resilience import CircuitBreaker as CircuitBreaker
-    from prodml.resilience import CircuitState as CircuitState
-    from prodml.resilience import FallbackChain as FallbackChain
-    from prodml.resilience import Retry as Retry
-    from prodml.resilience import Rung as Rung
-    from prodml.retraining import RetrainingOrchestrator as RetrainingOrchestrator
-    from prodml.retraining import TriggerType as TriggerType
-    from prodml.service import PredictionService as PredictionService
-    from prodml.serving import MicroBatcher as MicroBatcher
-    from prodml.serving import VersionedModelServer as VersionedModelServer
-    from prodml.validation import Schema as Schema
+    from prodml.cache import PredictionCache, cached_prediction
+    from prodml.drift import DriftDetector, PredictionDriftMonitor
+    from prodml.errors import ProdmlError
+    from prodml.events import EVENTS
+    from prodml.features import FeatureService
+    from prodml.lifecycle import Lifecycle
+    from prodml.recording import PredictionLog, PredictionLogger
+    from prodml.registry import ModelRegistry
+    from prodml.resilience import CircuitBreaker, CircuitState, FallbackChain, Retry, Rung
+    from prodml.retraining import RetrainingOrchestrator, TriggerType
+    from prodml.service import PredictionService
+    from prodml.serving import MicroBatcher, VersionedModelServer
+    from prodml.validation import Schema
 
 __version__: str = "0.1.0"
-
-# Where each headline name lives.  A room itself is in the map too, because an attribute
-# of a package with ``__getattr__`` does not fall back to its submodules.
-_ROOMS: tuple[str, ...] = (
-    "cache",
-    "drift",
-    "features",
-    "quality",
-    "recording",
-    "registry",
-    "resilience",
-    "retraining",
-    "rollout",
-    "serving",
-    "testing",
-    "validation",
-)
-_HOME: dict[str, str] = {
-    **dict.fromkeys(_ROOMS, ""),
-    "CircuitBreaker": "resilience",
-    "CircuitState": "resilience",
-    "DriftDetector": "drift",
-    "EVENTS": "events",
-    "FallbackChain": "resilience",
-    "FeatureService": "features",
-    "Lifecycle": "lifecycle",
-    "MicroBatcher": "serving",
-    "ModelRegistry": "registry",
-    "PredictionCache": "cache",
-    "PredictionDriftMonitor": "drift",
-    "PredictionLog": "recording",
-    "PredictionLogger": "recording",
-    "PredictionService": "service",
-    "ProdmlError": "errors",
-    "RetrainingOrchestrator": "retraining",
-    "Retry": "resilience",
-    "Rung": "resilience",
-    "Schema": "validation",
-    "TriggerType": "retraining",
-    "VersionedModelServer": "serving",
-    "cached_prediction": "cache",
-}
 
 __all__ = [
     "EVENTS",
@@ -107,20 +58,24 @@ __all__ = [
     "cached_prediction",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Load a headline name or a room on first use."""
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module 'prodml' has no attribute {name!r}")
-    from importlib import import_module
-
-    module = import_module(f"prodml.{home or name}")
-    value: object = getattr(module, name) if home else module
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """What is there, loaded or not."""
-    return sorted({*globals(), *_HOME})
+load_on_use(
+    __name__,
+    {
+        ".cache": ("PredictionCache", "cached_prediction"),
+        ".drift": ("DriftDetector", "PredictionDriftMonitor"),
+        ".errors": ("ProdmlError",),
+        ".events": ("EVENTS",),
+        ".features": ("FeatureService",),
+        ".lifecycle": ("Lifecycle",),
+        ".quality": (),
+        ".recording": ("PredictionLog", "PredictionLogger"),
+        ".registry": ("ModelRegistry",),
+        ".resilience": ("CircuitBreaker", "CircuitState", "FallbackChain", "Retry", "Rung"),
+        ".retraining": ("RetrainingOrchestrator", "TriggerType"),
+        ".rollout": (),
+        ".service": ("PredictionService",),
+        ".serving": ("MicroBatcher", "VersionedModelServer"),
+        ".testing": (),
+        ".validation": ("Schema",),
+    },
+)

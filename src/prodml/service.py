@@ -16,19 +16,23 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import Any, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 
 from prodml._call import Guard, Invoke, Steps, arun, protect, run
 from prodml._deadline import narrow, restore
-from prodml.cache import Answer, PredictionCache
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import AllFallbacksFailed, BadConfiguration, RejectedAnswer
 from prodml.events import EVENTS, PredictionFailed, PredictionServed, Stream
-from prodml.features import FeatureService
-from prodml.resilience import FallbackChain, Rung
-from prodml.serving import Key, Route, VersionedModelServer
+from prodml.serving import Key, Route
 from prodml.serving.batch_model import listed, rows_of
 from prodml.types import MISS, Features, Prediction, RowCheck
+
+# Loaded when one is built.
+if TYPE_CHECKING:
+    from prodml.cache import Answer, PredictionCache
+    from prodml.features import FeatureService
+    from prodml.resilience import FallbackChain
+    from prodml.serving import VersionedModelServer
 
 __all__ = ["PredictionService"]
 
@@ -94,7 +98,7 @@ class _Request:
         self.age: float = 0.0
         self.stale: bool = False
 
-    def take(self, answer: Answer) -> None:
+    def take(self, answer: "Answer") -> None:
         """Take over what the cache says, and where it has it from."""
         self.value, self.cached, self.tier = answer.value, answer.cached, answer.tier
         self.age, self.stale = answer.age, answer.stale
@@ -165,8 +169,8 @@ class PredictionService:
     fallback: Any = None
     default: Any = MISS
     schema: RowCheck | None = None
-    features: FeatureService | None = None
-    cache: PredictionCache | None = None
+    features: "FeatureService | None" = None
+    cache: "PredictionCache | None" = None
     accept: Callable[[Any], object] | None = None
     bulkhead: Guard[Any] | None = None
     breaker: Breakers | None = None
@@ -177,8 +181,8 @@ class PredictionService:
     name: str = "prediction-service"
     clock: Clock = SYSTEM_CLOCK
     events: Stream = EVENTS
-    server: VersionedModelServer = field(init=False, repr=False)
-    _ladder: FallbackChain[Any] | None = field(init=False, repr=False)
+    server: "VersionedModelServer" = field(init=False, repr=False)
+    _ladder: "FallbackChain[Any] | None" = field(init=False, repr=False)
     _breakers: dict[str, Guard[Any]] = field(default_factory=dict, init=False, repr=False)
     _log: Stream = field(default_factory=Stream, init=False, repr=False)
 
@@ -546,7 +550,7 @@ class PredictionService:
             awaited = partial(_row_by_row, route, self.clock)
         return _once(Invoke(route.predict_batch, (rows,), timeout=self.timeout, acall=awaited))
 
-    def _recall(self, cache: PredictionCache, group: list[_Request], route: Route) -> Any:
+    def _recall(self, cache: "PredictionCache", group: list[_Request], route: Route) -> Any:
         """Fill in what the cache holds; return the keys of the rows that may be cached."""
         sound = [request for request in group if not request.degraded]
         rows = (request.features for request in sound)
@@ -640,7 +644,9 @@ class PredictionService:
 
     # -- building -----------------------------------------------------------------------
 
-    def _serving(self, model: Any) -> VersionedModelServer:
+    def _serving(self, model: Any) -> "VersionedModelServer":
+        from prodml.serving import VersionedModelServer
+
         if isinstance(model, VersionedModelServer):
             return model
         server = VersionedModelServer(name=self.name, clock=self.clock, events=Stream())
@@ -648,19 +654,17 @@ class PredictionService:
         server.set_default_version(self.version)
         return server
 
-    def _rungs(self, fallback: Any) -> FallbackChain[Any] | None:
+    def _rungs(self, fallback: Any) -> "FallbackChain[Any] | None":
+        several: Any = () if fallback is None else fallback
+        rungs: Sequence[Any] = several if isinstance(several, Sequence) else (several,)
+        if not rungs and self.default is MISS:
+            return None
+        from prodml.resilience import FallbackChain, Rung
+
         if isinstance(fallback, FallbackChain):
             if self.default is not MISS:
                 raise BadConfiguration("give the default to the FallbackChain, not to both")
             return fallback
-        if fallback is None:
-            rungs: Sequence[Any] = ()
-        elif isinstance(fallback, Sequence):
-            rungs = fallback
-        else:
-            rungs = (fallback,)
-        if not rungs and self.default is MISS:
-            return None
         ladder = [r if isinstance(r, Rung) else Rung("fallback", r) for r in rungs]
         return FallbackChain(*ladder, default=self.default, name=self.name, clock=self.clock)
 

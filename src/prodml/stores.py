@@ -9,15 +9,17 @@ other doors add to it with :func:`register_scheme` and :func:`register_client`.
 
 import importlib
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration, Conflict, CorruptRecord, LeaseLost, StoreUnavailable
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = [
     "AsyncStore",
@@ -328,6 +330,8 @@ class SQLiteStore:
     def __init__(
         self, path: str, *, busy_timeout: float = 5.0, clock: Clock = SYSTEM_CLOCK
     ) -> None:
+        # With the store, not with the first thing that is kept in it.
+        importlib.import_module("sqlite3")
         self.path: str = path
         self.busy_timeout: float = busy_timeout
         self._clock: Clock = clock
@@ -439,14 +443,16 @@ class SQLiteStore:
         with self._open() as db:
             return db.execute(query, (key,)).fetchone()
 
-    def _holds(self, db: sqlite3.Connection, lease: Lease) -> bool:
+    def _holds(self, db: "sqlite3.Connection", lease: Lease) -> bool:
         query = "SELECT 1 FROM leases WHERE name = ? AND token = ? AND expires > ?"
         return (
             db.execute(query, (lease.name, lease.token, self._clock.time())).fetchone() is not None
         )
 
     @contextmanager
-    def _open(self) -> Generator[sqlite3.Connection, None, None]:
+    def _open(self) -> "Generator[sqlite3.Connection, None, None]":
+        import sqlite3
+
         with self._lock:
             try:
                 if self._connection is None or self._pid != os.getpid():
@@ -459,7 +465,7 @@ class SQLiteStore:
                 raise CorruptRecord(self.path, str(error)) from error
 
     @contextmanager
-    def _transaction(self) -> Generator[sqlite3.Connection, None, None]:
+    def _transaction(self) -> "Generator[sqlite3.Connection, None, None]":
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -469,7 +475,9 @@ class SQLiteStore:
                 raise
             db.execute("COMMIT")
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> "sqlite3.Connection":
+        import sqlite3
+
         connection = sqlite3.connect(
             self.path, timeout=self.busy_timeout, isolation_level=None, check_same_thread=False
         )
@@ -483,7 +491,7 @@ class SQLiteStore:
         return connection
 
 
-def _append_row(db: sqlite3.Connection, topic: str, value: bytes) -> int:
+def _append_row(db: "sqlite3.Connection", topic: str, value: bytes) -> int:
     query = "SELECT COALESCE(MAX(seq), 0) + 1 FROM rows WHERE topic = ?"
     seq = int(db.execute(query, (topic,)).fetchone()[0])
     db.execute("INSERT INTO rows VALUES (?, ?, ?)", (topic, seq, value))

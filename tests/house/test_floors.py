@@ -1,7 +1,7 @@
 from tests.house.tree import FLOOR, imports, modules
 
-# Imported inside functions only, by code that is in an event loop or a race already.
-LATE = {"prodml._call.limit", "prodml._call.race", "prodml._call.spawn"}
+# Imported inside functions only, by code that is in an event loop already.
+LATE = {"prodml._call.limit"}
 
 
 def test_every_room_has_a_floor():

@@ -1,5 +1,6 @@
 """Every public name exists, is documented, and has an example that runs."""
 
+import ast
 import importlib
 import inspect
 import re
@@ -13,10 +14,7 @@ from tests.house.tree import ROOT, SOURCE, modules
 
 ROOMS = sorted(p.parent.name for p in SOURCE.glob("[!_]*/__init__.py"))
 PUBLIC = (
-    [
-        f"prodml.{name}"
-        for name in ("clock", "errors", "events", "stores", "svg", "testing", "types")
-    ]
+    [f"prodml.{name}" for name in ("clock", "errors", "stores", "svg", "testing", "types")]
     + [f"prodml.{room}" for room in ROOMS]
     + ["prodml.service", "prodml.lifecycle", "prodml.following"]
 )
@@ -30,20 +28,38 @@ def names():
             yield module, name
 
 
-def test_the_facade_is_the_lazy_map_and_every_name_resolves():
-    assert sorted(prodml.__all__) == sorted({*prodml._HOME} - {*prodml._ROOMS})
-    for name in prodml._HOME:
-        assert getattr(prodml, name) is not None
-    assert set(prodml.__all__) <= set(dir(prodml))
+def test_the_facade_has_its_names_and_rooms():
+    for name in [*prodml.__all__, *ROOMS]:
+        if name != "integrations":
+            assert getattr(prodml, name) is not None
+            assert name in dir(prodml)
     with pytest.raises(AttributeError, match="nonsense"):
         prodml.nonsense  # noqa: B018
 
 
-def test_type_checkers_see_the_same_facade():
-    text = (SOURCE / "__init__.py").read_text()
-    block = text.split("if TYPE_CHECKING:")[1]
-    seen = set(re.findall(r"(\w+) as \1", block))
-    assert seen == set(prodml.__all__)
+def lazy_rooms():
+    """Rooms with the names by file that type checkers see, and those that are loaded."""
+    for module in modules():
+        for call in module.walk(ast.Call):
+            if ast.unparse(call.func) == "load_on_use":
+                (block,) = (node for node in module.tree.body if isinstance(node, ast.If))
+                assert {type(node) for node in block.body} == {ast.ImportFrom}
+                seen = {n.module: {alias.name for alias in n.names} for n in block.body}
+                loaded = {
+                    f"{module.name}{file}" if file.startswith(".") else file: set(names)
+                    for file, names in ast.literal_eval(call.args[1]).items()
+                }
+                yield module.name, seen, {file: names for file, names in loaded.items() if names}
+
+
+def test_type_checkers_see_of_each_room_what_is_loaded_on_use():
+    rooms = {name: (seen, loaded) for name, seen, loaded in lazy_rooms()}
+    assert set(rooms) >= {"prodml", "prodml.events"} | {
+        f"prodml.{room}" for room in ROOMS if room != "integrations"
+    }
+    for name, (seen, loaded) in rooms.items():
+        assert seen == loaded, name
+        assert set().union(*loaded.values()) == set(importlib.import_module(name).__all__)
 
 
 @pytest.mark.parametrize("module", PUBLIC)
@@ -59,7 +75,7 @@ def test_every_public_module_says_what_it_is():
 
 
 def doc(module):
-    return inspect.getdoc(type("X", (), {"__doc__": __import__("ast").get_docstring(module.tree)}))
+    return inspect.getdoc(type("X", (), {"__doc__": ast.get_docstring(module.tree)}))
 
 
 def test_every_public_object_has_a_docstring_and_an_example_that_runs():

@@ -10,7 +10,7 @@ SOURCE = ROOT / "src" / "prodml"
 
 # From the ground up; neighbours on one floor are strangers.
 FLOORS = (
-    ("errors", "clock"),
+    ("errors", "clock", "_lazy"),
     ("types", "_deadline", "svg"),
     ("events", "_window", "_sketch", "_workers"),
     ("_settings", "stores", "_machine", "_call"),
@@ -64,11 +64,17 @@ def imports(module: Module):
             yield alias.name, node.lineno, id(node) in top
     for node in module.walk(ast.ImportFrom):
         assert node.level == 0, f"{module.path}:{node.lineno}: relative import"
-        if node.module == "prodml":
-            for alias in node.names:
-                yield f"prodml.{alias.name}", node.lineno, id(node) in top
-        else:
-            yield node.module or "", node.lineno, id(node) in top
+        home = node.module or ""
+        for alias in node.names:
+            # A file by way of its room is that file.
+            name = f"{home}.{alias.name}"
+            file = home == "prodml" or name in names()
+            yield name if file else home, node.lineno, id(node) in top
+
+
+@cache
+def names() -> frozenset[str]:
+    return frozenset(module.name for module in modules())
 
 
 def where(module: Module, node: ast.AST) -> str:

@@ -78,7 +78,11 @@ def test_system_that_tells_nothing_is_no_trouble(monkeypatch):
     class Model: ...
 
     monkeypatch.setattr(memory, "_trim", lambda: None)
-    monkeypatch.setattr(memory.Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError()))
+
+    def unreadable(*_):
+        raise OSError
+
+    monkeypatch.setattr(memory, "open", unreadable, raising=False)
     model = Model()
     farewell = memory.watch(model)
     assert farewell.give_back() == (None, True)

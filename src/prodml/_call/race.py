@@ -5,12 +5,11 @@ interrupted, so it is left behind and written off.  Either way nobody waits for 
 nobody hears its error, and a stream that it has opened is closed.
 """
 
-import asyncio
 import concurrent.futures
 import math
 from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prodml._call.invoke import ainvoke, invoke, refuse_late
 from prodml._call.kinds import AsyncInSync
@@ -20,6 +19,9 @@ from prodml._deadline import remaining
 from prodml._workers import WORKERS, Job
 from prodml.clock import SYSTEM_CLOCK
 from prodml.errors import BulkheadFull
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["arace", "race"]
 
@@ -151,11 +153,13 @@ _LOSERS: set["asyncio.Task[Any]"] = set()
 
 async def arace(step: Race) -> Outcome:
     """Make the calls as tasks; cancel the losers."""
+    from asyncio import CancelledError
+
     refuse_late()
     contest = _Contest["asyncio.Task[Any]"](step)
     try:
         return await _first_answer_awaited(contest)
-    except asyncio.CancelledError:
+    except CancelledError:
         # As a task group does: when the caller is gone, nothing of the call goes on.
         await _ended(contest)
         raise
@@ -167,13 +171,15 @@ async def arace(step: Race) -> Outcome:
 
 
 async def _first_answer_awaited(contest: "_Contest[asyncio.Task[Any]]") -> Outcome:
+    from asyncio import get_running_loop, wait
+
     call: Invoke | None = contest.step.call
     while True:
         if call is not None:
-            task = asyncio.get_running_loop().create_task(_attempt_awaited(call, contest))
+            task = get_running_loop().create_task(_attempt_awaited(call, contest))
             contest.running[task] = call
-        ended, _ = await asyncio.wait(
-            contest.running, timeout=contest.patience(), return_when=asyncio.FIRST_COMPLETED
+        ended, _ = await wait(
+            contest.running, timeout=contest.patience(), return_when=FIRST_COMPLETED
         )
         outcome = contest.hear(ended)
         if outcome is not None:
@@ -194,7 +200,9 @@ async def _ended(contest: "_Contest[asyncio.Task[Any]]") -> None:
     for task in contest.running:
         task.cancel()
     if contest.running:
-        await asyncio.wait(contest.running)
+        from asyncio import wait
+
+        await wait(contest.running)
 
 
 def _leave_behind(task: "asyncio.Task[Any]") -> None:

@@ -4,15 +4,17 @@ At the end of an event loop its tasks are cancelled, so a flow that was under wa
 like every abandoned one: what it holds, it gives back in ``finally``.
 """
 
-import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from prodml._deadline import CURRENT
 from prodml._workers import WORKERS
 from prodml.errors import BulkheadFull
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["BEHIND", "Background"]
 
@@ -62,8 +64,10 @@ class Background:
 
     def aspawn(self, walk: AsyncWalk) -> None:
         """Await ``walk()`` in a task of this event loop; raises as :meth:`spawn`."""
+        from asyncio import get_running_loop
+
         self._admit()
-        task = asyncio.get_running_loop().create_task(_awaited(walk))
+        task = get_running_loop().create_task(_awaited(walk))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

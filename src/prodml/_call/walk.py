@@ -4,6 +4,8 @@ from typing import Any, cast
 
 from prodml._call.invoke import ainvoke, invoke
 from prodml._call.kinds import AsyncInSync
+from prodml._call.race import arace, race
+from prodml._call.spawn import BEHIND
 from prodml._call.steps import Invoke, Outcome, Pause, Race, Spawn, Step, Steps, Wait
 from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import DeadlineExceeded
@@ -62,12 +64,8 @@ def _perform(step: Step, steps: Steps, clock: Clock) -> Outcome:
             clock.sleep(step.seconds)
             return None, None
         if type(step) is Race:
-            from prodml._call.race import race
-
             return race(step)
         if type(step) is Spawn:
-            from prodml._call.spawn import BEHIND
-
             BEHIND.spawn(lambda: run(step.make(), clock))
             return None, None
         return _wait(cast("Wait", step)), None
@@ -102,12 +100,8 @@ async def _aperform(step: Step, steps: Steps, clock: Clock) -> Outcome:
             await clock.asleep(step.seconds)
             return None, None
         if type(step) is Race:
-            from prodml._call.race import arace
-
             return await arace(step)
         if type(step) is Spawn:
-            from prodml._call.spawn import BEHIND
-
             BEHIND.aspawn(lambda: arun(step.make(), clock))
             return None, None
         return await _await_future(cast("Wait", step)), None

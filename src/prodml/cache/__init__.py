@@ -10,20 +10,25 @@ cannot break a prediction: what has no name is computed, a store that fails is a
 steps of :class:`CacheSteps`; :func:`canonical` is the format of the keys.
 """
 
-from prodml.cache.backoff import Backoff
-from prodml.cache.cached import CachedBatches, CachedCalls, cached_prediction
-from prodml.cache.codecs import Codec
-from prodml.cache.disk import DiskStats, DiskTier
-from prodml.cache.keys import canonical
-from prodml.cache.prediction_cache import PredictionCache
-from prodml.cache.rounding import MeasuredError, Rounding, RoundingAudit
-from prodml.cache.stats import CacheStats, Explanation
-from prodml.cache.steps import CacheSteps, Key, Uncached
-from prodml.cache.tiers import Answer
-from prodml.cache.trace import Bypass, Provenance, Trace
-from prodml.cache.typed import AnswerType
-from prodml.cache.worth import Warmed, Worth
-from prodml.types import MISS
+from typing import TYPE_CHECKING
+
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.cache.backoff import Backoff
+    from prodml.cache.cached import CachedBatches, CachedCalls, cached_prediction
+    from prodml.cache.codecs import Codec
+    from prodml.cache.disk import DiskStats, DiskTier
+    from prodml.cache.keys import canonical
+    from prodml.cache.prediction_cache import PredictionCache
+    from prodml.cache.rounding import MeasuredError, Rounding, RoundingAudit
+    from prodml.cache.stats import CacheStats, Explanation
+    from prodml.cache.steps import CacheSteps, Key, Uncached
+    from prodml.cache.tiers import Answer
+    from prodml.cache.trace import Bypass, Provenance, Trace
+    from prodml.cache.typed import AnswerType
+    from prodml.cache.worth import Warmed, Worth
+    from prodml.types import MISS
 
 __all__ = [
     "MISS",
@@ -52,3 +57,23 @@ __all__ = [
     "cached_prediction",
     "canonical",
 ]
+
+load_on_use(
+    __name__,
+    {
+        ".backoff": ("Backoff",),
+        ".cached": ("CachedBatches", "CachedCalls", "cached_prediction"),
+        ".codecs": ("Codec",),
+        ".disk": ("DiskStats", "DiskTier"),
+        ".keys": ("canonical",),
+        ".prediction_cache": ("PredictionCache",),
+        ".rounding": ("MeasuredError", "Rounding", "RoundingAudit"),
+        ".stats": ("CacheStats", "Explanation"),
+        ".steps": ("CacheSteps", "Key", "Uncached"),
+        ".tiers": ("Answer",),
+        ".trace": ("Bypass", "Provenance", "Trace"),
+        ".typed": ("AnswerType",),
+        ".worth": ("Warmed", "Worth"),
+        "prodml.types": ("MISS",),
+    },
+)

@@ -7,15 +7,13 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 from threading import Lock
-from typing import Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 from weakref import WeakKeyDictionary, WeakSet
 
 from prodml._call import Guard, Steps, arun, run
 from prodml.cache.arguments import Arguments
 from prodml.cache.backoff import Backoff
 from prodml.cache.codecs import Codec, CustomCodec, ValueCodec, class_name
-from prodml.cache.disk import DiskTier
-from prodml.cache.disk_layer import DiskLayer, ends_of
 from prodml.cache.failures import Failures
 from prodml.cache.freshness import Freshness
 from prodml.cache.keys import Namer
@@ -32,6 +30,9 @@ from prodml.clock import SYSTEM_CLOCK, Clock
 from prodml.errors import BadConfiguration
 from prodml.events import EVENTS, Stream
 from prodml.types import MISS
+
+if TYPE_CHECKING:
+    from prodml.cache.disk import DiskTier
 
 __all__ = ["PredictionCache"]
 
@@ -138,7 +139,7 @@ class PredictionCache(OperationSteps):
     codec: Codec | None = field(
         default=None, repr=False, metadata={"fixed": "entries of another codec cannot be read"}
     )
-    disk: DiskTier | str | os.PathLike[str] | None = field(
+    disk: "DiskTier | str | os.PathLike[str] | None" = field(
         default=None, repr=False, metadata={"fixed": "its file is open"}
     )
     breaker: Guard[Any] | None = field(
@@ -219,7 +220,10 @@ class PredictionCache(OperationSteps):
         if not self._memory.after_fork():
             self._memory = Memory(self._memory.capacity)
 
-    def _over_disk(self, disk: DiskTier | str | os.PathLike[str]) -> StoreTier:
+    def _over_disk(self, disk: "DiskTier | str | os.PathLike[str]") -> StoreTier:
+        from prodml.cache.disk import DiskTier
+        from prodml.cache.disk_layer import DiskLayer, ends_of
+
         self.disk = disk if isinstance(disk, DiskTier) else DiskTier(disk, clock=self.clock)
         return DiskLayer(self.disk, self._tier, ends=ends_of(self._sealer))
 

@@ -9,10 +9,15 @@ without looking into the future; a :class:`WindowedMean` is the mean of a window
 some time ago.  Sources tell the age of a value with :class:`Aged`.
 """
 
-from prodml.features.online import OnlineStore
-from prodml.features.service import Completed, FeatureService, ViewStats
-from prodml.features.view import Aged, FeatureView
-from prodml.features.windowed import WindowedMean
+from typing import TYPE_CHECKING
+
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.features.online import OnlineStore
+    from prodml.features.service import Completed, FeatureService, ViewStats
+    from prodml.features.view import Aged, FeatureView
+    from prodml.features.windowed import WindowedMean
 
 __all__ = [
     "Aged",
@@ -23,3 +28,13 @@ __all__ = [
     "ViewStats",
     "WindowedMean",
 ]
+
+load_on_use(
+    __name__,
+    {
+        ".online": ("OnlineStore",),
+        ".service": ("Completed", "FeatureService", "ViewStats"),
+        ".view": ("Aged", "FeatureView"),
+        ".windowed": ("WindowedMean",),
+    },
+)

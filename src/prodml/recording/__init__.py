@@ -11,9 +11,31 @@ or ``log.subscribe(events)``.  ``redact=`` keeps out what must not be written;
 :func:`hashed` makes tokens of it.
 """
 
-from prodml.recording.logger import LogStats, PredictionLogger
-from prodml.recording.privacy import hashed
-from prodml.recording.reader import PredictionLog
-from prodml.recording.record import Gap, Record
+from typing import TYPE_CHECKING
 
-__all__ = ["Gap", "LogStats", "PredictionLog", "PredictionLogger", "Record", "hashed"]
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.recording.logger import LogStats, PredictionLogger
+    from prodml.recording.privacy import hashed
+    from prodml.recording.reader import PredictionLog
+    from prodml.recording.record import Gap, Record
+
+__all__ = [
+    "Gap",
+    "LogStats",
+    "PredictionLog",
+    "PredictionLogger",
+    "Record",
+    "hashed",
+]
+
+load_on_use(
+    __name__,
+    {
+        ".logger": ("LogStats", "PredictionLogger"),
+        ".privacy": ("hashed",),
+        ".reader": ("PredictionLog",),
+        ".record": ("Gap", "Record"),
+    },
+)

@@ -41,16 +41,16 @@ class Encoder:
     def __init__(self, redact: Redaction | None = None) -> None:
         self.approximated: int = 0
         self._redact: Redaction | None = redact
-        self._to_json: Callable[[Any], bytes] | None = None
         # What rows were made of so far: learned, so that a usual row takes a short way.
         self._numeric: bool | None = None
         self._scalars: frozenset[type] = _SCALARS
         self._numbers: dict[type, Callable[[Any], Any]] = {}
+        self._to_json: Callable[[Any], bytes] = self._load()
         self._lock: threading.Lock = threading.Lock()
 
     def __call__(self, entry: dict[str, Any]) -> bytes:
         """JSON object of ``entry``; raises only what the redaction raises."""
-        to_json = self._to_json or self._load()
+        to_json = self._to_json
         if self._redact is None and (trust := self._trust(entry)):
             try:
                 body = to_json(entry)
@@ -120,8 +120,7 @@ class Encoder:
 
         numbers = self._numbers
         # NaN of numpy becomes null on this way as well.
-        self._to_json = JsonEncoder(enc_hook=lambda value: numbers[type(value)](value)).encode
-        return self._to_json
+        return JsonEncoder(enc_hook=lambda value: numbers[type(value)](value)).encode
 
 
 def _is_words(row: Any) -> bool:

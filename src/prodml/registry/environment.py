@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import metadata
 from platform import python_version
 from typing import Any, final
 
@@ -90,10 +89,14 @@ def packages_of(model: Any) -> set[str]:
 
 @cache
 def _distributions() -> Mapping[str, list[str]]:
-    return metadata.packages_distributions()
+    from importlib.metadata import packages_distributions
+
+    return packages_distributions()
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -27,24 +27,29 @@ timeout.
 9.5
 """
 
-from prodml.resilience.adaptive_limit import AdaptiveLimiter, LimitShare
-from prodml.resilience.backoff import DecorrelatedJitter, Exponential, FullJitter
-from prodml.resilience.budget import RetryBudget
-from prodml.resilience.bulkhead import Bulkhead
-from prodml.resilience.chaos import Chaos, ChaosStats
-from prodml.resilience.circuit_breaker import CircuitBreaker
-from prodml.resilience.circuit_state import CircuitSnapshot, CircuitState
-from prodml.resilience.compose import Composition, compose
-from prodml.resilience.deadline import Deadline
-from prodml.resilience.fallback import Fallback
-from prodml.resilience.fallback_chain import FallbackChain, RungStats, Served
-from prodml.resilience.health import Health, HealthReport, HealthStatus, PartHealth
-from prodml.resilience.hedge import Hedge, HedgeStats
-from prodml.resilience.rate_limit import RateLimiter, RateStore
-from prodml.resilience.retry import Retry
-from prodml.resilience.rung import Rung
-from prodml.resilience.shared_circuit import SharedCircuit
-from prodml.resilience.timeout import Timeout
+from typing import TYPE_CHECKING
+
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.resilience.adaptive_limit import AdaptiveLimiter, LimitShare
+    from prodml.resilience.backoff import DecorrelatedJitter, Exponential, FullJitter
+    from prodml.resilience.budget import RetryBudget
+    from prodml.resilience.bulkhead import Bulkhead
+    from prodml.resilience.chaos import Chaos, ChaosStats
+    from prodml.resilience.circuit_breaker import CircuitBreaker
+    from prodml.resilience.circuit_state import CircuitSnapshot, CircuitState
+    from prodml.resilience.compose import Composition, compose
+    from prodml.resilience.deadline import Deadline
+    from prodml.resilience.fallback import Fallback
+    from prodml.resilience.fallback_chain import FallbackChain, RungStats, Served
+    from prodml.resilience.health import Health, HealthReport, HealthStatus, PartHealth
+    from prodml.resilience.hedge import Hedge, HedgeStats
+    from prodml.resilience.rate_limit import RateLimiter, RateStore
+    from prodml.resilience.retry import Retry
+    from prodml.resilience.rung import Rung
+    from prodml.resilience.shared_circuit import SharedCircuit
+    from prodml.resilience.timeout import Timeout
 
 __all__ = [
     "AdaptiveLimiter",
@@ -79,3 +84,27 @@ __all__ = [
     "Timeout",
     "compose",
 ]
+
+load_on_use(
+    __name__,
+    {
+        ".adaptive_limit": ("AdaptiveLimiter", "LimitShare"),
+        ".backoff": ("DecorrelatedJitter", "Exponential", "FullJitter"),
+        ".budget": ("RetryBudget",),
+        ".bulkhead": ("Bulkhead",),
+        ".chaos": ("Chaos", "ChaosStats"),
+        ".circuit_breaker": ("CircuitBreaker",),
+        ".circuit_state": ("CircuitSnapshot", "CircuitState"),
+        ".compose": ("Composition", "compose"),
+        ".deadline": ("Deadline",),
+        ".fallback": ("Fallback",),
+        ".fallback_chain": ("FallbackChain", "RungStats", "Served"),
+        ".health": ("Health", "HealthReport", "HealthStatus", "PartHealth"),
+        ".hedge": ("Hedge", "HedgeStats"),
+        ".rate_limit": ("RateLimiter", "RateStore"),
+        ".retry": ("Retry",),
+        ".rung": ("Rung",),
+        ".shared_circuit": ("SharedCircuit",),
+        ".timeout": ("Timeout",),
+    },
+)

@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from prodml._call import NO_RESULT, CalmGuard
 from prodml._window import FAILED, OK, SLOW, CountWindow, Tally, Ticks, TimeWindow, Window
@@ -29,8 +29,9 @@ from prodml.resilience._era import UNWATCHED, CircuitToken, Era, Pass, Timed, Tr
 from prodml.resilience._verdict import Failures, check_failures, counts, refused
 from prodml.resilience.backoff import asked_wait
 from prodml.resilience.circuit_state import CircuitSnapshot, CircuitState, Mode
-from prodml.resilience.shared_circuit import SharedCircuit
-from prodml.stores import open_shared_store
+
+if TYPE_CHECKING:
+    from prodml.resilience.shared_circuit import SharedCircuit
 
 __all__ = ["CircuitBreaker"]
 
@@ -164,7 +165,7 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
     _mode: Mode = field(default=Mode.ENFORCING, init=False, repr=False)
     # Reentrant: a guarded generator may be collected, and end as abandoned, anywhere.
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
-    _link: SharedCircuit | None = field(default=None, init=False, repr=False)
+    _link: "SharedCircuit | None" = field(default=None, init=False, repr=False)
     _attempt: int = field(default=0, init=False, repr=False)
     _opened: int = field(default=0, init=False, repr=False)
     _rejected: Ticks = field(default_factory=Ticks, init=False, repr=False)
@@ -193,6 +194,9 @@ class CircuitBreaker(CalmGuard[CircuitToken]):
                 f"min_calls={self.min_calls} is never reached in a window of {self.window} calls"
             )
         if self.store is not None:
+            from prodml.resilience.shared_circuit import SharedCircuit
+            from prodml.stores import open_shared_store
+
             # The store itself: a URL may hold a password, which nobody shall read here.
             self.store = open_shared_store(self.store)
             self._link = SharedCircuit(self, self.store)

@@ -8,28 +8,33 @@ known lies in a store, so a restart forgets nothing and two workers start one jo
 decisions are a table (:data:`RETRAINING`), so recorded facts replay.
 """
 
-from prodml.errors import ChallengerRejected, JobFailed
-from prodml.retraining.gates import (
-    AbsoluteFloor,
-    BetterOnSameRows,
-    Evaluation,
-    Gate,
-    GateResult,
-)
-from prodml.retraining.jobs import Job, TrainingContext
-from prodml.retraining.machine import RETRAINING, RetrainingPhase, RetrainingState
-from prodml.retraining.orchestrator import Decision, RetrainingOrchestrator
-from prodml.retraining.triggers import (
-    DataGrowth,
-    Drift,
-    Firing,
-    Novelty,
-    Performance,
-    Schedule,
-    Situation,
-    Trigger,
-    TriggerType,
-)
+from typing import TYPE_CHECKING
+
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.errors import ChallengerRejected, JobFailed
+    from prodml.retraining.gates import (
+        AbsoluteFloor,
+        BetterOnSameRows,
+        Evaluation,
+        Gate,
+        GateResult,
+    )
+    from prodml.retraining.jobs import Job, TrainingContext
+    from prodml.retraining.machine import RETRAINING, RetrainingPhase, RetrainingState
+    from prodml.retraining.orchestrator import Decision, RetrainingOrchestrator
+    from prodml.retraining.triggers import (
+        DataGrowth,
+        Drift,
+        Firing,
+        Novelty,
+        Performance,
+        Schedule,
+        Situation,
+        Trigger,
+        TriggerType,
+    )
 
 __all__ = [
     "RETRAINING",
@@ -56,3 +61,25 @@ __all__ = [
     "Trigger",
     "TriggerType",
 ]
+
+load_on_use(
+    __name__,
+    {
+        "prodml.errors": ("ChallengerRejected", "JobFailed"),
+        ".gates": ("AbsoluteFloor", "BetterOnSameRows", "Evaluation", "Gate", "GateResult"),
+        ".jobs": ("Job", "TrainingContext"),
+        ".machine": ("RETRAINING", "RetrainingPhase", "RetrainingState"),
+        ".orchestrator": ("Decision", "RetrainingOrchestrator"),
+        ".triggers": (
+            "DataGrowth",
+            "Drift",
+            "Firing",
+            "Novelty",
+            "Performance",
+            "Schedule",
+            "Situation",
+            "Trigger",
+            "TriggerType",
+        ),
+    },
+)

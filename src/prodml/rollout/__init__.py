@@ -10,24 +10,29 @@ without data nothing moves.  Their tests stay valid however often one looks:
 :class:`Metric`, :class:`Floor`.  ``prodml.lifecycle`` carries the commands out.
 """
 
-from prodml.rollout.analysis import Finding, Guardrail, Seen, Verdict
-from prodml.rollout.disagreement import Disagreement
-from prodml.rollout.error_rate import ErrorRate
-from prodml.rollout.floor import Floor
-from prodml.rollout.latency import Latency
-from prodml.rollout.machine import (
-    ROLLOUT,
-    Promote,
-    RollBack,
-    RolloutPhase,
-    RolloutState,
-    SetCanary,
-    StartShadow,
-    StopShadow,
-)
-from prodml.rollout.metric import Metric
-from prodml.rollout.paired_loss import PairedLoss
-from prodml.rollout.rollout import Rollout
+from typing import TYPE_CHECKING
+
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.rollout.analysis import Finding, Guardrail, Seen, Verdict
+    from prodml.rollout.disagreement import Disagreement
+    from prodml.rollout.error_rate import ErrorRate
+    from prodml.rollout.floor import Floor
+    from prodml.rollout.latency import Latency
+    from prodml.rollout.machine import (
+        ROLLOUT,
+        Promote,
+        RollBack,
+        RolloutPhase,
+        RolloutState,
+        SetCanary,
+        StartShadow,
+        StopShadow,
+    )
+    from prodml.rollout.metric import Metric
+    from prodml.rollout.paired_loss import PairedLoss
+    from prodml.rollout.rollout import Rollout
 
 __all__ = [
     "ROLLOUT",
@@ -50,3 +55,27 @@ __all__ = [
     "StopShadow",
     "Verdict",
 ]
+
+load_on_use(
+    __name__,
+    {
+        ".analysis": ("Finding", "Guardrail", "Seen", "Verdict"),
+        ".disagreement": ("Disagreement",),
+        ".error_rate": ("ErrorRate",),
+        ".floor": ("Floor",),
+        ".latency": ("Latency",),
+        ".machine": (
+            "Promote",
+            "ROLLOUT",
+            "RollBack",
+            "RolloutPhase",
+            "RolloutState",
+            "SetCanary",
+            "StartShadow",
+            "StopShadow",
+        ),
+        ".metric": ("Metric",),
+        ".paired_loss": ("PairedLoss",),
+        ".rollout": ("Rollout",),
+    },
+)

@@ -22,21 +22,26 @@ of two holds, ``fleet_memory.py`` and ``fleet_store.py`` are where it is kept, `
 follows it, ``fleet_watch.py`` waits for news and ``fleet_loads.py`` brings what is not loaded.
 """
 
-from prodml.serving.board import State
-from prodml.serving.diffs import Difference, ShadowDiff
-from prodml.serving.fleet import FleetSnapshot, ServingFleet
-from prodml.serving.fleet_record import Agreement, FleetChange, Member
-from prodml.serving.fleet_store import FleetStore
-from prodml.serving.golden import Golden, Mismatch
-from prodml.serving.lease import Lease
-from prodml.serving.loading import Unloaded
-from prodml.serving.micro_batcher import BatchStats, MicroBatcher
-from prodml.serving.onnx import OnnxModel
-from prodml.serving.reply import BatchReply, Reply
-from prodml.serving.routing import Change
-from prodml.serving.server import VersionedModelServer
-from prodml.serving.shadow import ShadowStats
-from prodml.serving.slot import Key, Route
+from typing import TYPE_CHECKING
+
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.serving.board import State
+    from prodml.serving.diffs import Difference, ShadowDiff
+    from prodml.serving.fleet import FleetSnapshot, ServingFleet
+    from prodml.serving.fleet_record import Agreement, FleetChange, Member
+    from prodml.serving.fleet_store import FleetStore
+    from prodml.serving.golden import Golden, Mismatch
+    from prodml.serving.lease import Lease
+    from prodml.serving.loading import Unloaded
+    from prodml.serving.micro_batcher import BatchStats, MicroBatcher
+    from prodml.serving.onnx import OnnxModel
+    from prodml.serving.reply import BatchReply, Reply
+    from prodml.serving.routing import Change
+    from prodml.serving.server import VersionedModelServer
+    from prodml.serving.shadow import ShadowStats
+    from prodml.serving.slot import Key, Route
 
 __all__ = [
     "Agreement",
@@ -63,3 +68,24 @@ __all__ = [
     "Unloaded",
     "VersionedModelServer",
 ]
+
+load_on_use(
+    __name__,
+    {
+        ".board": ("State",),
+        ".diffs": ("Difference", "ShadowDiff"),
+        ".fleet": ("FleetSnapshot", "ServingFleet"),
+        ".fleet_record": ("Agreement", "FleetChange", "Member"),
+        ".fleet_store": ("FleetStore",),
+        ".golden": ("Golden", "Mismatch"),
+        ".lease": ("Lease",),
+        ".loading": ("Unloaded",),
+        ".micro_batcher": ("BatchStats", "MicroBatcher"),
+        ".onnx": ("OnnxModel",),
+        ".reply": ("BatchReply", "Reply"),
+        ".routing": ("Change",),
+        ".server": ("VersionedModelServer",),
+        ".shadow": ("ShadowStats",),
+        ".slot": ("Key", "Route"),
+    },
+)

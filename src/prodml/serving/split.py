@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from random import Random
 from typing import Final
 from zlib import crc32
@@ -107,5 +106,7 @@ def _name(route: Route) -> str:
 
 
 def _multiplier(salt: str, name: str) -> int:
+    from hashlib import blake2b
+
     secret = f"{len(salt)}:{salt}{name}".encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(secret, digest_size=4).digest(), "big") | 1

@@ -16,13 +16,18 @@ back and know nothing of HTTP; ``backends.py`` and ``endpoint.py`` ask the model
 finds them; ``http.py`` and ``app.py`` are the shell.
 """
 
-from prodml.integrations.open_inference.app import OpenInferenceApp, open_inference_app
-from prodml.integrations.open_inference.backends import Question
-from prodml.integrations.open_inference.endpoint import Endpoint
-from prodml.integrations.open_inference.mapping import Rows, Tabular, TensorMapping
-from prodml.integrations.open_inference.refusals import Refusal, refusal_of
-from prodml.integrations.open_inference.repository import Loader, Unloader
-from prodml.integrations.open_inference.signature import Tensor, TensorSpec
+from typing import TYPE_CHECKING
+
+from prodml._lazy import load_on_use
+
+if TYPE_CHECKING:
+    from prodml.integrations.open_inference.app import OpenInferenceApp, open_inference_app
+    from prodml.integrations.open_inference.backends import Question
+    from prodml.integrations.open_inference.endpoint import Endpoint
+    from prodml.integrations.open_inference.mapping import Rows, Tabular, TensorMapping
+    from prodml.integrations.open_inference.refusals import Refusal, refusal_of
+    from prodml.integrations.open_inference.repository import Loader, Unloader
+    from prodml.integrations.open_inference.signature import Tensor, TensorSpec
 
 __all__ = [
     "Endpoint",
@@ -39,3 +44,16 @@ __all__ = [
     "open_inference_app",
     "refusal_of",
 ]
+
+load_on_use(
+    __name__,
+    {
+        ".app": ("OpenInferenceApp", "open_inference_app"),
+        ".backends": ("Question",),
+        ".endpoint": ("Endpoint",),
+        ".mapping": ("Rows", "Tabular", "TensorMapping"),
+        ".refusals": ("Refusal", "refusal_of"),
+        ".repository": ("Loader", "Unloader"),
+        ".signature": ("Tensor", "TensorSpec"),
+    },
+)
