@@ -867,7 +867,7 @@ def test_a_forked_child_has_connections_of_its_own(redis_url):
 
 @server
 def test_64_threads_and_200_tasks_see_no_outage(redis_url):
-    store = RedisStore(redis_url, timeout=2.0)
+    store = RedisStore(redis_url, timeout=10.0)
     store.set("a", b"1")
 
     def ask(_):
@@ -1094,13 +1094,13 @@ def test_both_colours_speak_tls(encrypted):
 
     assert asyncio.run(main()) == b"1" * 1000
     store.close()
-    hurried = RedisStore(url, timeout=0.2)
+    hurried = RedisStore(url, timeout=0.5)
     assert hurried.get("a")
-    proxy.delay = 0.5
+    proxy.delay = 2.0
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
         hurried.get("a")
-    assert time.monotonic() - began < 0.45
+    assert time.monotonic() - began < 1.8
     hurried.close()
 
 

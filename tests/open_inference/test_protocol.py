@@ -618,6 +618,7 @@ known = set(sys.stdlib_module_names) | set(sys.builtin_module_names)
 print(*sorted(top for top in tops - known if not top.startswith("_")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    # What numpy and msgspec bring along is theirs.
-    third = set(done.stdout.split()) - {"cython_runtime", "prodml", "typing_extensions"}
+    # What numpy and msgspec bring along is theirs, and what an installation runs at its start.
+    others = {"cython_runtime", "prodml", "typing_extensions", "sitecustomize", "usercustomize"}
+    third = set(done.stdout.split()) - others
     assert third == {"msgspec", "numpy"}
