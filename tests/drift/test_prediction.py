@@ -495,6 +495,13 @@ def test_a_window_that_drains_is_paid_for_as_one_that_fills():
     assert before + 3.0 < monitor._lengths < before + 12.0
 
 
+def test_one_finite_answer_in_the_baseline_proves_nothing_and_gives_numbers():
+    monitor = monitor_of([0.5 + i / 1000 for i in range(200)], baseline=[0.3, math.nan])
+    result = monitor.check_drift()
+    assert not result.drift_detected
+    assert 0.0 < result.p_once <= result.p_value <= 1.0
+
+
 @pytest.mark.parametrize("known", [50, 200])
 def test_a_few_bad_answers_in_a_small_baseline_are_no_surprise(known):
     rng, alarms = np.random.default_rng(5), 0

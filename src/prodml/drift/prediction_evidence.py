@@ -179,7 +179,7 @@ def _score(scores: Floats, skew: float, counts: Counts, baseline: Baseline) -> t
     tail = max(0.0, skew if mean > 0.0 else -skew) / math.sqrt(count)
     z /= math.sqrt(1.0 + tail * z / 3.0)
     # The unit of the scores was learnt from the baseline: with few values it is a guess.
-    return mean, 2.0 * float(stdtr(baseline.moments.count - 1, -z))
+    return mean, 2.0 * float(stdtr(max(1, baseline.moments.count - 1), -z))
 
 
 def _groups(counts: list[int]) -> Counts:
