@@ -149,6 +149,7 @@ def test_with_days_as_blocks_the_weather_moved_and_the_calendar_did_not(year):
 # -- service ----------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(400)
 def test_served_answers_are_the_models_on_point_in_time_features(year, tmp_path):
     """What the feature service puts together, tick by tick, equals the array code."""
     from operation import START, Operation
