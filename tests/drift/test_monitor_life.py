@@ -25,32 +25,10 @@ import prodml.drift.monitor
 from prodml.drift import Calibration, DriftMonitor, FalseAlarms, calibrate
 from prodml.drift.keeping import Keeper
 from prodml.errors import BadConfiguration, CorruptRecord, ProdmlError
-from prodml.events import DriftCleared, DriftDetected, Stream
+from prodml.events import Stream
 from prodml.stores import MemoryStore, open_store
 from prodml.testing import ManualClock
-
-DAY = 86400.0
-NORMAL = np.random.default_rng(0).normal(size=(1000, 3))
-NAMES = ["age", "fare", "wait"]
-
-
-def monitor_of(reference=None, **settings):
-    settings.setdefault("events", Stream())
-    settings.setdefault("clock", ManualClock())
-    names = NAMES if reference is None else None
-    return DriftMonitor(NORMAL if reference is None else reference, names, **settings)
-
-
-def batch_of(seed, rows=200, **shifts):
-    values = np.random.default_rng(seed + 1).normal(size=(rows, 3))
-    return {name: values[:, i] + shifts.get(name, 0.0) for i, name in enumerate(NAMES)}
-
-
-def heard_by(stream):
-    heard = []
-    stream.subscribe(DriftDetected, heard.append)
-    stream.subscribe(DriftCleared, heard.append)
-    return heard
+from tests.drift.test_monitor import DAY, NAMES, NORMAL, batch_of, heard_by, monitor_of
 
 
 def told(heard):
